@@ -1,0 +1,11 @@
+"""What every part of Theorbo shares: names, limits, wire and record formats, events, states.
+
+Three layers, each with its own needs:
+
+* base, standard library only (runs in any frozen analysis environment, Python 3.9 and later):
+  `errors`, `limits`, `names`, `records`, `frames`, `spool`, `delivery`, `connection`, `command`;
+* ``[models]``, pydantic: `events`, `states`, `outcome`;
+* ``[link]``, pyzmq: `link`.
+"""
+
+__version__ = "0.1.0"

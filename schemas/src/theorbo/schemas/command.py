@@ -1,0 +1,86 @@
+"""The command `theorbo`. Each distribution adds its subcommands by an entry point of `theorbo.commands`.
+
+A subcommand is a function of its arguments to an exit status, `main(argv: list[str]) -> int`; it raises
+`TheorboError` for what its user can mend, and the sentence is printed here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import signal
+import sys
+from importlib.metadata import entry_points
+
+from theorbo.schemas import __version__
+from theorbo.schemas.errors import ExitStatus, TheorboError
+
+GROUP = "theorbo.commands"
+
+COMMANDS = {
+    "run": ("theorbo-executor", "run a Task and follow it to its end"),
+    "tail": ("theorbo-observer", "follow what happens, live"),
+    "ps": ("theorbo-observer", "list executions and their states"),
+    "result": ("theorbo-observer", "show or save the results of an execution"),
+    "broker": ("theorbo-broker", "run the broker in the middle"),
+    "launch": ("theorbo-task-runtime", "start agents and ranks on this node (called by run)"),
+    "agent": ("theorbo-task-runtime", "deliver a node's spool to the broker (called by launch)"),
+    "emit": ("theorbo-task-runtime", "report from a shell script"),
+}
+"""What there is, in which distribution, and what for; shown also for what is not installed here."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Find the subcommand and run it."""
+    arguments = sys.argv[1:] if argv is None else argv
+    installed = {entry.name: entry for entry in entry_points().select(group=GROUP)}
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help(set(installed)))
+        return ExitStatus.COMPLETED if arguments else ExitStatus.USAGE
+    name, rest = arguments[0], arguments[1:]
+    if name == "--version":
+        print(f"theorbo {__version__}")
+        return ExitStatus.COMPLETED
+    try:
+        if name not in installed:
+            print(f"theorbo: {_unknown(name, set(installed))}", file=sys.stderr)
+            return ExitStatus.USAGE
+        return int(installed[name].load()(rest))
+    except TheorboError as error:
+        print(f"theorbo {name}: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # the reader of our output has gone: `theorbo tail | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _help(installed: set[str]) -> str:
+    lines = [
+        "usage: theorbo COMMAND [OPTIONS]      (theorbo COMMAND --help tells more)",
+        "",
+        "A message bus for analysis at scientific facilities.",
+        "",
+    ]
+    for name, (distribution, what) in COMMANDS.items():
+        lines.append(f"  {name:<8} {what}" + ("" if name in installed else f"  [pip install {distribution}]"))
+    lines += [f"  {name}" for name in sorted(installed - COMMANDS.keys())]
+    lines += [
+        "",
+        "Exit status: 0 completed, 1 failed, 2 wrong usage, 3 cancelled, 4 timed out, 5 lost,",
+        "6 broker unreachable or something on this machine is missing.",
+    ]
+    return "\n".join(lines)
+
+
+def _unknown(name: str, installed: set[str]) -> str:
+    if name in COMMANDS:
+        return f"the command {name!r} is not installed here; it comes with {COMMANDS[name][0]}"
+    near = difflib.get_close_matches(name, installed | COMMANDS.keys(), n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "theorbo --help lists all"
+    return f"there is no command {name!r}; {hint}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""Getting what stands in a spool into the journal: the sender's half of the delivery protocol, pure.
+
+The other half is the broker's. The rules:
+
+1. Everything read from the spool has a number in its stream; it is kept here until the broker has
+   acknowledged it, which it does only when it is on disk.
+2. At most `window_bytes` are under way. `room_bytes` tells how much more may be read from the spool.
+3. Signals go first, then results, then the rest, so that nothing small waits behind something big.
+4. After WELCOME (a new connection, or a broker that restarted) and after an ACK that says REWIND, all
+   that is not acknowledged is sent again, from the oldest on. The broker drops what it has already.
+5. A batch that names attachments waits until the broker has stored them; so does all behind it in its
+   stream.
+6. If nothing has been acknowledged for `RESEND_S` although something is under way, it is sent again: an
+   acknowledgement may have been lost between two live peers (a full queue).
+
+Nothing here opens a socket or a file, or asks for the time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple, Union
+
+from theorbo.schemas.frames import Command, Flag, Header, Message
+from theorbo.schemas.limits import BATCH_BYTES, BATCH_EVENTS, CHUNK_BYTES, RESEND_S, WINDOW_BYTES
+from theorbo.schemas.names import Channel, Source, Stream
+from theorbo.schemas.records import Attachment, attachments_of
+
+_PRIORITY = (Channel.SIGNALS, Channel.RESULTS, Channel.LOG, Channel.STDERR, Channel.STDOUT, Channel.METRICS)
+
+
+class SendChunk(NamedTuple):
+    """An instruction to the skin: send these bytes of an attachment as an ATTACH message."""
+
+    attachment: Attachment
+    offset: int
+    length: int
+
+
+Instruction = Union[Message, SendChunk]
+
+
+class _Batch:
+    __slots__ = ("attachments", "count", "first", "records", "size")
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.count = 0
+        self.size = 0
+        self.records: list[bytes] = []
+        self.attachments: list[Attachment] = []
+
+
+class _Queue:
+    """What one stream has read and not yet had acknowledged."""
+
+    def __init__(self, acknowledged: int) -> None:
+        self.acknowledged = acknowledged
+        self.next_number = acknowledged + 1
+        self.batches: deque[_Batch] = deque()
+        self.sent = 0  # how many of `batches`, from the left, are under way
+
+
+class Delivery:
+    """The unacknowledged part of all streams of one execution that one sender is responsible for."""
+
+    def __init__(self, execution: bytes, window_bytes: int = WINDOW_BYTES) -> None:
+        self._execution = execution
+        self._window_bytes = window_bytes
+        self._queues: dict[Stream, _Queue] = {}
+        self._held_bytes = 0
+        self._stored: set[str] = set()  # attachments the broker has, of batches still held
+        self._chunk_at: dict[str, int] = {}  # offset of the chunk under way, per attachment
+        self._connected = False
+        self._progress_at = 0.0  # when something was last sent for the first time, or acknowledged
+
+    @property
+    def room_bytes(self) -> int:
+        """How much more may be offered now; 0 when the window is full."""
+        return max(0, self._window_bytes - self._held_bytes)
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything offered has been acknowledged."""
+        return self._held_bytes == 0
+
+    def acknowledged(self, stream: Stream) -> int:
+        """The last number of a stream that is in the journal."""
+        queue = self._queues.get(stream)
+        return queue.acknowledged if queue else 0
+
+    def counts(self) -> dict[Stream, int]:
+        """The last number read of each stream."""
+        return {stream: queue.next_number - 1 for stream, queue in self._queues.items()}
+
+    def start(self, stream: Stream, acknowledged: int) -> None:
+        """Declare that numbers up to `acknowledged` were in the journal already (from a checkpoint)."""
+        self._queues[stream] = _Queue(acknowledged)
+
+    def offer(self, source: Source, channel: Channel, record: bytes) -> int:
+        """Take over the next record of a stream; its number is returned."""
+        queue = self._queues.setdefault(Stream(source, channel), _Queue(0))
+        attachments = attachments_of(record)
+        batch = queue.batches[-1] if len(queue.batches) > queue.sent else None
+        if (
+            batch is None
+            or attachments
+            or batch.attachments
+            or batch.count >= BATCH_EVENTS
+            or batch.size + len(record) > BATCH_BYTES
+        ):
+            batch = _Batch(queue.next_number)
+            batch.attachments = attachments
+            queue.batches.append(batch)
+        batch.records.append(record)
+        batch.count += 1
+        batch.size += len(record)
+        self._held_bytes += len(record)
+        number = queue.next_number
+        queue.next_number += 1
+        return number
+
+    def outgoing(self, now: float) -> list[Instruction]:
+        """What is to be sent now. `now` (Unix time) goes into the headers."""
+        if not self._connected:
+            return []
+        if self.idle:
+            self._progress_at = now
+        elif now - self._progress_at > RESEND_S:
+            self._progress_at = now
+            self._rewind()
+        out: list[Instruction] = []
+        for channel in _PRIORITY:
+            for stream, queue in self._queues.items():
+                if stream.channel is channel:
+                    self._drain(stream, queue, now, out)
+        return out
+
+    def _drain(self, stream: Stream, queue: _Queue, now: float, out: list[Instruction]) -> None:
+        while queue.sent < len(queue.batches):
+            batch = queue.batches[queue.sent]
+            missing = [item for item in batch.attachments if item.sha256 not in self._stored]
+            if missing:
+                item = missing[0]
+                if item.sha256 not in self._chunk_at:
+                    self._chunk_at[item.sha256] = 0
+                    out.append(SendChunk(item, 0, min(CHUNK_BYTES, item.size)))
+                return
+            header = Header(
+                execution=self._execution, channel=stream.channel, source=stream.source,
+                first=batch.first, count=batch.count, time=now,
+            )  # fmt: skip
+            out.append(Message(Command.PUT, header, b"".join(batch.records)))
+            queue.sent += 1
+
+    def welcomed(self) -> None:
+        """The broker has answered HELLO: send everything that is not acknowledged, again."""
+        self._connected = True
+        self._rewind()
+
+    def _rewind(self) -> None:
+        self._chunk_at.clear()
+        for queue in self._queues.values():
+            queue.sent = 0
+
+    def disconnected(self) -> None:
+        """Nothing is sent until the next `welcomed`."""
+        self._connected = False
+
+    def handle_ack(self, header: Header, now: float) -> None:
+        """ACK: numbers up to `header.first` of the stream are in the journal."""
+        if header.source is None or not header.channel:
+            return
+        queue = self._queues.get(Stream(header.source, Channel(header.channel)))
+        if queue is None:
+            return
+        self._progress_at = now
+        while queue.batches and queue.batches[0].first + queue.batches[0].count - 1 <= header.first:
+            batch = queue.batches.popleft()
+            queue.sent = max(0, queue.sent - 1)
+            self._held_bytes -= batch.size
+            for item in batch.attachments:
+                self._stored.discard(item.sha256)
+        queue.acknowledged = max(queue.acknowledged, min(header.first, queue.next_number - 1))
+        if header.flags & Flag.REWIND:
+            queue.sent = 0
+
+    def handle_stored(self, attachment: Attachment, received: int, now: float) -> list[Instruction]:
+        """STORED: the broker has `received` bytes of the attachment; the next chunk follows."""
+        self._progress_at = now
+        if received >= attachment.size:
+            self._stored.add(attachment.sha256)
+            self._chunk_at.pop(attachment.sha256, None)
+            return []
+        self._chunk_at[attachment.sha256] = received
+        return [SendChunk(attachment, received, min(CHUNK_BYTES, attachment.size - received))]

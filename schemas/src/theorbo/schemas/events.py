@@ -1,0 +1,341 @@
+"""Events: everything that can be reported, as closed, frozen types. Needs pydantic.
+
+`decode_event` makes one of them from the JSON text of a record. A field that this version does not know
+is ignored, a kind that it does not know becomes an `UnknownEvent`: newer writers do not stop older
+readers. What has a wrong type is an error of its writer, and becomes an `InvalidEvent`, for a reader must
+go on. Which kind travels on which channel stands in `names.KIND_CHANNELS`.
+
+Every event has `time` (Unix time in seconds, of the writer's clock) and `pid` (of the writer, 0 if unknown).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from theorbo.schemas.names import OUTPUT_KIND
+
+
+class Part(BaseModel):
+    """A piece of a payload, in one of four forms: `value` (JSON), `text`, an attachment, or a file by reference.
+
+    `mime` says what it is: application/json, application/x-npy (numpy's .npy, never with pickle),
+    application/octet-stream, image/png, text/html, text/plain …
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str = ""
+    mime: str
+    value: Any = None
+    text: str | None = None
+    sha256: str | None = None
+    size: int | None = None
+    path: str | None = None
+    problem: str | None = None
+    """Why this part could not be sent; it then has no content."""
+
+
+class EventBase(BaseModel):
+    """What all events share."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    time: float
+    pid: int = 0
+
+
+# --- signals: reported by the Executor -----------------------------------------------------------
+
+
+class ExecutionSubmitted(EventBase):
+    """The first event of every execution: what is to be run, for whom, with what."""
+
+    kind: Literal["execution_submitted"] = "execution_submitted"
+    task: str
+    experiment: str = ""
+    run: str = ""
+    ranks: int = Field(default=1, ge=1)
+    user: str
+    host: str
+    command: list[str] = []
+    parameters: dict[str, Any] = {}
+    environment: dict[str, str] = {}
+    """Selected variables of the Task's environment; never a secret."""
+    versions: dict[str, str] = {}
+    """Of Theorbo, Python and whatever else the Executor found out."""
+    git: dict[str, Any] | None = None
+    """`commit`, `branch` and `dirty` of the Task's source, where it lies in a repository."""
+    work_dir: str = ""
+    time_limit_s: float | None = None
+    launcher: str = "local"
+
+
+class ControlRequested(EventBase):
+    """Somebody wants the Task to be cancelled or killed; forwarded to all agents of the execution."""
+
+    kind: Literal["control_requested"] = "control_requested"
+    action: Literal["cancel", "kill"]
+    cause: Literal["user", "time_limit"] = "user"
+    by: str
+    reason: str = ""
+    grace_s: float = 10.0
+
+
+class LauncherGone(EventBase):
+    """The Executor saw the launcher's process end without a word (its own end is `launcher_ended`)."""
+
+    kind: Literal["launcher_gone"] = "launcher_gone"
+    exit_code: int | None = None
+    reason: str
+
+
+# --- signals: reported by `theorbo launch`, agents and the thin parents of ranks ------------------------
+
+
+class LauncherStarted(EventBase):
+    """`theorbo launch` is about to start the agents and then the ranks."""
+
+    kind: Literal["launcher_started"] = "launcher_started"
+    host: str
+    agents: int = Field(ge=1)
+    command: list[str] = []
+    """The launcher's command: mpiexec and its options; empty where ranks are started directly."""
+
+
+class LauncherEnded(EventBase):
+    """All that `theorbo launch` started has ended. Exit codes of mpiexec and its like are only a hint."""
+
+    kind: Literal["launcher_ended"] = "launcher_ended"
+    exit_code: int | None = None
+    problem: str | None = None
+    """Why nothing could be started: a missing program, say."""
+    stderr: str = ""
+    """The last lines of the launcher's own stderr."""
+
+
+class AgentStarted(EventBase):
+    """An agent is connected and about to deliver; a second one from the same source took over."""
+
+    kind: Literal["agent_started"] = "agent_started"
+    host: str
+    version: str = ""
+
+
+class AgentClosed(EventBase):
+    """The agent's last word: how many events each stream of its node had; all are in the journal."""
+
+    kind: Literal["agent_closed"] = "agent_closed"
+    streams: dict[str, int]
+    """Last number by stream (`rank:3/log`), without the agent's own signals."""
+
+
+class RankStarted(EventBase):
+    """The program of a rank runs; `pid` is the program's."""
+
+    kind: Literal["rank_started"] = "rank_started"
+    host: str
+    parent_pid: int = 0
+    """The thin parent that waits for it."""
+    process_group: int = 0
+    start_ticks: int = 0
+    """Field 22 of /proc/PID/stat: tells this process from a later one of the same number."""
+
+
+class RankEnded(EventBase):
+    """The program of a rank has ended: with an exit code, by a signal, or it could not be started."""
+
+    kind: Literal["rank_ended"] = "rank_ended"
+    exit_code: int | None = None
+    signal: str | None = None
+    problem: str | None = None
+    user_s: float = 0.0
+    system_s: float = 0.0
+    max_rss_bytes: int = 0
+
+
+class TaskFailed(EventBase):
+    """The Task itself says that it has failed: an uncaught exception, or a result that cannot be sent."""
+
+    kind: Literal["task_failed"] = "task_failed"
+    error: str
+    traceback: str = ""
+
+
+class ControlDone(EventBase):
+    """An agent has carried out what was requested."""
+
+    kind: Literal["control_done"] = "control_done"
+    action: str
+    detail: str = ""
+
+
+class Loss(EventBase):
+    """Something that was to be delivered is lost: which stream, from where to where, why."""
+
+    kind: Literal["loss"] = "loss"
+    stream: str
+    count: int = 0
+    """Events lost, 0 if unknown; they had no numbers, so the stream has no gap."""
+    detail: str
+
+
+# --- signals: made by the broker -------------------------------------------------------------------
+
+
+class StateChanged(EventBase):
+    """The one truth about an execution. States: `states.State`; final ones come after everything else."""
+
+    kind: Literal["state_changed"] = "state_changed"
+    state: str
+    previous: str
+    reason: str = ""
+
+
+class Conservation(EventBase):
+    """Closes every execution, just before its final state: reported = delivered + lost, per stream."""
+
+    kind: Literal["conservation"] = "conservation"
+    streams: dict[str, tuple[int, int]]
+    """By stream: reported, delivered."""
+    lost: int = 0
+
+
+# --- log, metrics, results -------------------------------------------------------------------------
+
+
+class Log(EventBase):
+    """A line for people."""
+
+    kind: Literal["log"] = "log"
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    text: str
+    logger: str = ""
+    attachments: list[dict[str, Any]] = []
+    """The whole text, where `text` is only its beginning."""
+
+
+class Output(EventBase):
+    """A line that a program wrote to stdout or stderr (the channel tells which)."""
+
+    kind: Literal["output"] = "output"
+    text: str
+
+
+class Progress(EventBase):
+    """How far one rank is."""
+
+    kind: Literal["progress"] = "progress"
+    done: float
+    total: float | None = None
+    unit: str = ""
+    text: str = ""
+
+
+class Metric(EventBase):
+    """A number worth watching."""
+
+    kind: Literal["metric"] = "metric"
+    name: str
+    value: float
+    unit: str = ""
+    step: int | None = None
+
+
+class Data(EventBase):
+    """Something worth showing while the Task runs: an array, a figure."""
+
+    kind: Literal["data"] = "data"
+    name: str
+    parts: list[Part]
+    attachments: list[dict[str, Any]] = []
+
+
+class Result(EventBase):
+    """What the Task has found out."""
+
+    kind: Literal["result"] = "result"
+    name: str = "result"
+    summary: str = ""
+    parts: list[Part] = []
+    attachments: list[dict[str, Any]] = []
+
+
+# --- what is not as expected -----------------------------------------------------------------------
+
+
+class UnknownEvent(EventBase):
+    """A kind that this version does not know, with all its fields."""
+
+    kind: str
+    fields: dict[str, Any]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_all(cls, value: Any, _info: ValidationInfo) -> Any:
+        return {
+            "kind": value.get("kind"),
+            "time": value.get("time", 0),
+            "pid": value.get("pid", 0),
+            "fields": value,
+        }
+
+
+class InvalidEvent(EventBase):
+    """A record whose content is not what its kind demands: the text as it stood, and what is wrong."""
+
+    kind: Literal["invalid"] = "invalid"
+    text: str
+    problem: str
+
+
+KnownEvent = Annotated[
+    Union[  # noqa: UP007 - a list of alternatives reads better here
+        ExecutionSubmitted, ControlRequested, LauncherGone, LauncherStarted, LauncherEnded,
+        AgentStarted, AgentClosed, RankStarted, RankEnded, TaskFailed, ControlDone, Loss,
+        StateChanged, Conservation,
+        Log, Output, Progress, Metric, Data, Result,
+    ],
+    Field(discriminator="kind"),
+]  # fmt: skip
+Event = KnownEvent | UnknownEvent | InvalidEvent
+
+_known: TypeAdapter[Any] = TypeAdapter(KnownEvent)
+
+
+def decode_event(text: bytes) -> EventBase:
+    """The event in a record's JSON text (without its frame). Never raises for what is in `text`."""
+    try:
+        event: EventBase = _known.validate_json(text)
+        return event
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+    try:
+        if first["type"] == "union_tag_invalid":
+            return UnknownEvent.model_validate_json(text)
+    except ValidationError:
+        pass
+    place = ".".join(str(item) for item in first["loc"]) or "record"
+    return InvalidEvent(time=0.0, text=text.decode("utf-8", "backslashreplace"), problem=f"{place}: {first['msg']}")
+
+
+def record_fields(event: EventBase) -> dict[str, Any]:
+    """The event as the fields of a record, kind first, defaults left out."""
+    return {"kind": event.kind, **event.model_dump(mode="json", exclude_defaults=True)}  # type: ignore[attr-defined]
+
+
+__all__ = [
+    "AgentClosed", "AgentStarted", "Conservation", "ControlDone", "ControlRequested", "Data", "Event",
+    "EventBase", "ExecutionSubmitted", "InvalidEvent", "LauncherEnded", "LauncherGone", "LauncherStarted",
+    "Log", "Loss", "Metric", "OUTPUT_KIND", "Output", "Part", "Progress", "RankEnded", "RankStarted",
+    "Result", "StateChanged", "TaskFailed", "UnknownEvent", "decode_event", "record_fields",
+]  # fmt: skip

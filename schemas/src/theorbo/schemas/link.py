@@ -1,0 +1,281 @@
+"""The client's end of a conversation with the broker: one DEALER socket, kept alive. Needs pyzmq.
+
+A skin: it connects, says HELLO, says PING when there is nothing else to say, notices silence, and hands
+over messages. What to say is decided elsewhere.
+
+The life of a link: `open_link` finds the broker and waits for WELCOME. After that the owner polls
+`link.socket`, calls `receive` when it is readable and `tick` about every second. If the broker restarts,
+it does not know us: the link says HELLO again, and the owner sees another WELCOME in what `receive`
+returns. If the broker is silent the connection file is read again, for it may have moved.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket as system_socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import zmq
+
+from theorbo.schemas import __version__
+from theorbo.schemas.connection import (
+    BROKER_VARIABLE,
+    Connection,
+    KeyPair,
+    default_connection_file,
+    key_file,
+    state_directory,
+)
+from theorbo.schemas.errors import ProtocolError, Refused, Unavailable, UsageError
+from theorbo.schemas.frames import (
+    NO_EXECUTION,
+    Command,
+    ErrorCode,
+    Header,
+    Message,
+    decode_json,
+    decode_message,
+    encode_json,
+)
+from theorbo.schemas.limits import (
+    ANSWER_S,
+    CONNECT_S,
+    HEARTBEAT_S,
+    MESSAGE_BYTES,
+    SEND_QUEUE_MESSAGES,
+    SUSPECT_S,
+)
+
+
+def user_key() -> KeyPair:
+    """The user's key pair, made if there is none yet. Raises UsageError or Unavailable."""
+    path = key_file()
+    if not path.exists():
+        public, secret = zmq.curve_keypair()
+        KeyPair(public.decode(), secret.decode()).save(path)
+    return KeyPair.load(path)
+
+
+def configure(socket: zmq.Socket[bytes], connection: Connection) -> None:
+    """Options that every client socket has: bounds, heartbeats, and CURVE where the broker has a key."""
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.MAXMSGSIZE, MESSAGE_BYTES)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, int(HEARTBEAT_S * 2000))
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(SUSPECT_S * 2000))
+    socket.setsockopt(zmq.RECONNECT_IVL, 100)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
+    if connection.public_key:
+        pair = user_key()
+        socket.curve_serverkey = connection.public_key.encode()
+        socket.curve_publickey = pair.public.encode()
+        socket.curve_secretkey = pair.secret.encode()
+
+
+class Link:
+    """A conversation with the broker. Use `open_link` to get one; `close` says BYE."""
+
+    def __init__(self, path: Path, role: str, execution: bytes = NO_EXECUTION) -> None:
+        """Connect to the broker of the connection file `path`, without waiting for it.
+
+        `role` is executor, agent or observer. With an `execution` the link belongs to it and hears
+        CONTROL for it. Raises UsageError or Unavailable if the file or the key cannot be used.
+        """
+        self.path = path
+        self._role = role
+        self._execution = execution
+        self._context = zmq.Context()
+        self._next_request = 1
+        self._heard_at = self._tried_at = self._said_at = time.monotonic()
+        self._connect(Connection.load(path))
+
+    def _connect(self, connection: Connection) -> None:
+        self.connection = connection
+        self.socket = self._context.socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.SNDHWM, SEND_QUEUE_MESSAGES)
+        self.socket.setsockopt(zmq.RCVHWM, SEND_QUEUE_MESSAGES)
+        configure(self.socket, connection)
+        # One address at a time: a DEALER with several connections would deal its messages out to all.
+        self._address = connection.router[0]
+        self.socket.connect(self._address)
+        self._hello()
+
+    def _hello(self) -> None:
+        body = encode_json(role=self._role, version=__version__, host=system_socket.gethostname(), pid=os.getpid())
+        self.send(Message(Command.HELLO, Header(execution=self._execution), body))
+
+    @property
+    def silent_for_s(self) -> float:
+        """Seconds since the broker was last heard."""
+        return time.monotonic() - self._heard_at
+
+    def new_request(self) -> int:
+        """A number for the header's `request`, not used before on this link."""
+        self._next_request += 1
+        return self._next_request
+
+    def send(self, message: Message) -> bool:
+        """Hand a message to libzmq; False if its queue is full (what matters is asked or sent again)."""
+        try:
+            self.socket.send_multipart(message.encode(), zmq.NOBLOCK, copy=True)
+        except zmq.Again:
+            return False
+        self._said_at = time.monotonic()
+        return True
+
+    def receive(self, timeout_s: float = 0.0) -> list[Message]:
+        """Everything that has arrived, after waiting for the first for up to `timeout_s`.
+
+        PONG is swallowed. When the broker does not know us, HELLO is said again and nothing returned.
+        Raises ProtocolError if the broker speaks another version.
+        """
+        messages: list[Message] = []
+        if not self.socket.poll(int(timeout_s * 1000)):
+            return messages
+        self._heard_at = time.monotonic()
+        while len(messages) < 1000:  # then it is somebody else's turn
+            try:
+                message = decode_message(self.socket.recv_multipart(zmq.NOBLOCK))
+            except zmq.Again:
+                break
+            if message.command == Command.PONG:
+                continue
+            if message.command == Command.REFUSED and decode_json(message.body).get("code") == ErrorCode.UNKNOWN_PEER:
+                self._hello()
+                continue
+            messages.append(message)
+        return messages
+
+    def tick(self) -> None:
+        """Keep the conversation alive: PING when idle; reconnect, by the file's present content, when silent."""
+        now = time.monotonic()
+        if now - self._said_at >= HEARTBEAT_S:
+            self.send(Message(Command.PING, Header(execution=self._execution)))
+        if now - self._heard_at >= SUSPECT_S and now - self._tried_at >= SUSPECT_S:
+            self._tried_at = now
+            try:
+                connection = Connection.load(self.path)
+            except (UsageError, Unavailable):
+                return  # the broker is away; it writes the file when it is back
+            self.socket.close()
+            self._connect(connection)
+
+    def ask(self, command: bytes, header: Header, body: bytes = b"", timeout_s: float = ANSWER_S) -> Message:
+        """Send a request and wait for its answer; for clients that do nothing else meanwhile.
+
+        Raises Refused with the broker's code and words, or Unavailable when there is no answer.
+        """
+        request = self.new_request()
+        self.send(Message(command, header._replace(request=request), body))
+        deadline = time.monotonic() + timeout_s
+        while (left_s := deadline - time.monotonic()) > 0:
+            for message in self.receive(left_s):
+                if message.header.request == request:
+                    return accepted(message)
+        raise Unavailable(f"the broker at {self._address} did not answer {command.decode()} within {timeout_s:.0f} s")
+
+    def wait_welcome(self, timeout_s: float) -> Message:
+        """Wait for the answer to HELLO. Raises Unavailable, naming what was tried; Refused; ProtocolError."""
+        deadline = time.monotonic() + timeout_s
+        addresses = self.connection.router
+        for number, address in enumerate(addresses):
+            left = len(addresses) - number
+            until = time.monotonic() + max(0.0, deadline - time.monotonic()) / left
+            if address != self._address:
+                self.socket.disconnect(self._address)
+                self._address = address
+                self.socket.connect(address)
+                self._hello()
+            while (left_s := until - time.monotonic()) > 0:
+                for message in self.receive(left_s):
+                    if message.command in (Command.WELCOME, Command.REFUSED):
+                        return accepted(message)
+        raise Unavailable(
+            f"no answer from a broker within {timeout_s:.0f} s; tried {', '.join(addresses)} (from {self.path}, written by "
+            f"pid {self.connection.pid} on {self.connection.host}). Is it running, reachable, and is your key on its list?"
+        )
+
+    def close(self) -> None:
+        """Say BYE and let go of all resources."""
+        self.send(Message(Command.BYE, Header(execution=self._execution)))
+        self.socket.close(linger=500)
+        self._context.term()
+
+
+def accepted(message: Message) -> Message:
+    """The message, unless it is REFUSED: then Refused is raised with its code and words."""
+    if message.command == Command.REFUSED:
+        fields = decode_json(message.body)
+        raise Refused(str(fields.get("code")), str(fields.get("message")))
+    return message
+
+
+def open_link(given: str | None, role: str, execution: bytes = NO_EXECUTION) -> Link:
+    """A link to the broker that is meant, welcomed.
+
+    `given` (the option --broker) is a connection file; else THEORBO_BROKER names one; else it is the user's
+    own broker in the state directory, which is started if it does not answer (see `start_own_broker`).
+
+    Raises UsageError, Refused, ProtocolError or Unavailable, saying what was tried.
+    """
+    named = given or os.environ.get(BROKER_VARIABLE)
+    if named:
+        return _welcomed(Path(named), role, execution, CONNECT_S)
+    path = default_connection_file()
+    deadline = time.monotonic() + CONNECT_S
+    while True:
+        if path.exists():
+            try:
+                return _welcomed(path, role, execution, 1.0)
+            except Unavailable:
+                if time.monotonic() > deadline:
+                    raise
+            except UsageError:
+                if path.exists():
+                    raise  # else the broker has just ended by itself, and taken its file along
+        start_own_broker()
+
+
+def _welcomed(path: Path, role: str, execution: bytes, timeout_s: float) -> Link:
+    link = Link(path, role, execution)
+    try:
+        link.wait_welcome(timeout_s)
+    except BaseException:
+        link.close()
+        raise
+    return link
+
+
+def start_own_broker() -> None:
+    """Start the user's own broker, which ends by itself when nobody needs it; returns when it is ready.
+
+    Does nothing if another process has just done so. Raises Unavailable with the broker's own words.
+    """
+    directory = state_directory()
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with (directory / "broker.log").open("ab") as log:
+            reader, writer = os.pipe()
+            subprocess.Popen(
+                [sys.executable, "-m", "theorbo.broker", "--embedded", "--ready-fd", str(writer)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(writer,), start_new_session=True,
+                cwd="/",
+            )  # fmt: skip
+    except OSError as error:
+        raise Unavailable(f"cannot start a broker of your own in {directory}: {error.strerror}") from None
+    os.close(writer)
+    answer = b""
+    try:
+        if select.select([reader], [], [], CONNECT_S)[0]:
+            answer = os.read(reader, 4096)
+    finally:
+        os.close(reader)
+    status, _, words = answer.decode(errors="replace").partition(" ")
+    if status not in ("ready", "busy"):
+        raise Unavailable(words or f"a broker of your own did not start; {directory / 'broker.log'} says why")
+
+
+__all__ = ["Link", "ProtocolError", "accepted", "configure", "open_link", "start_own_broker", "user_key"]

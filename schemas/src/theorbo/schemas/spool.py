@@ -1,0 +1,163 @@
+"""The spool: one directory per node and execution, in which everybody appends what they report.
+
+Rules of the house:
+
+1. The directory is the user's alone: `ROOT/theorbo-UID/EXECUTION/`, mode 0700, never through a symlink.
+   One that belongs to somebody else, or that others may enter, is refused.
+2. Files are only ever appended to, each record by one `write` to a descriptor opened with O_APPEND.
+3. Names say who reports: `rank-3.rec` holds records, `rank-3.out` and `rank-3.err` what the program wrote
+   to stdout and stderr; `launcher.rec`, `agent-0.rec` and `executor.rec` likewise.
+4. Attachments are files of their own, `attachments/SHA256`, written under another name and renamed before
+   the record that names them is appended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from theorbo.schemas.errors import Unavailable, UsageError
+from theorbo.schemas.names import Channel, Source, SourceKind
+from theorbo.schemas.records import Attachment
+
+ATTACHMENTS = "attachments"
+CHECKPOINT = "checkpoint.json"
+END = "end"
+"""A file of this name tells the agent that the ranks and their launcher have ended."""
+PRESSURE = "pressure"
+"""One byte, mapped by writers: see `Pressure`."""
+PYTHON = "python"
+"""A directory for PYTHONPATH that holds the in-process part of Theorbo and nothing else."""
+
+_SUFFIXES = {Channel.STDOUT: ".out", Channel.STDERR: ".err", None: ".rec"}
+_NAME = re.compile(r"(executor|launcher|agent|rank)(?:-(\d{1,9}))?\.(rec|out|err)")
+
+
+class Pressure:
+    """Values of the pressure byte: what writers of log, metrics and output, and of the rest, may do."""
+
+    FREE = b"0"
+    FULL = b"1"
+    """Log lines and metrics are dropped and counted."""
+    EXHAUSTED = b"2"
+    """The reserve is used up as well: everything is dropped and counted."""
+
+
+def default_root() -> Path:
+    """Where spools are made when the site has set nothing: the scheduler's node-local directory, else
+    the temporary directory. Never /dev/shm by itself: it counts as the job's memory.
+    """
+    for name in ("THEORBO_SPOOL_ROOT", "SLURM_TMPDIR", "TMPDIR"):
+        value = os.environ.get(name)
+        if value and Path(value).is_dir():
+            return Path(value)
+    return Path("/tmp")  # noqa: S108 - a directory of our own is made below, and checked
+
+
+def make_spool(root: Path, execution: str) -> Path:
+    """Make, or find again, the spool of an execution below `root`.
+
+    Raises Unavailable if a directory on the way is not ours alone, or cannot be made.
+    """
+    mine = root / f"theorbo-{os.getuid()}"
+    spool = mine / execution
+    for directory in (mine, spool, spool / ATTACHMENTS):
+        own_directory(directory)
+    pressure = spool / PRESSURE
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(pressure, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        os.write(descriptor, Pressure.FREE)
+        os.close(descriptor)
+    return spool
+
+
+def own_directory(directory: Path) -> None:
+    """Make `directory` with mode 0700, or check that the one which is there is ours alone.
+
+    Raises Unavailable, naming the directory and what is wrong with it.
+    """
+    try:
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
+        found = directory.lstat()
+    except OSError as error:
+        raise Unavailable(
+            f"cannot make directory {directory}: {error.strerror}; name another place (--spool-root)"
+        ) from None
+    wrong = None
+    if not stat.S_ISDIR(found.st_mode):
+        wrong = "is no directory"
+    elif found.st_uid != os.getuid():
+        wrong = f"belongs to uid {found.st_uid}, not to uid {os.getuid()}"
+    elif found.st_mode & 0o077:
+        wrong = f"has mode {stat.S_IMODE(found.st_mode):04o}, expected 0700"
+    if wrong:
+        raise Unavailable(f"{directory} {wrong}; remove it or name another place (--spool-root)")
+
+
+def spool_name(source: Source, channel: Channel | None = None) -> str:
+    """The file in which `source` leaves records, or what it wrote to stdout or stderr."""
+    kind = source.kind.name.lower()
+    numbered = source.kind in (SourceKind.RANK, SourceKind.AGENT)
+    return (f"{kind}-{source.index}" if numbered else kind) + _SUFFIXES[channel]
+
+
+def parse_spool_name(name: str) -> tuple[Source, Channel | None] | None:
+    """The inverse of `spool_name`, or None for other files."""
+    match = _NAME.fullmatch(name)
+    if not match:
+        return None
+    source = Source(SourceKind[match.group(1).upper()], int(match.group(2) or 0))
+    return source, {"rec": None, "out": Channel.STDOUT, "err": Channel.STDERR}[match.group(3)]
+
+
+def open_append(path: Path) -> int:
+    """A descriptor that appends to `path`, made if it is not there. Not inherited by children."""
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def append(descriptor: int, record: bytes) -> None:
+    """Append a record by one write. After a short write (a full disk) the whole record is appended again
+    once; the torn one is skipped by the reader.
+
+    Raises OSError if it cannot be appended; the record has then not been reported.
+    """
+    written = os.write(descriptor, record)
+    if written != len(record) and os.write(descriptor, record) != len(record):
+        raise OSError(28, "No space left on device")
+
+
+def store_attachment(spool: Path, payload: bytes) -> Attachment:
+    """Leave `payload` in the spool, to be named by a record afterwards. Raises OSError."""
+    digest = hashlib.sha256(payload).hexdigest()
+    place = spool / ATTACHMENTS / digest
+    temporary = place.with_name(f".{digest}.{os.getpid()}.{id(payload):x}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(payload)
+        temporary.rename(place)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    return Attachment(digest, len(payload))
+
+
+def spool_files(spool: Path) -> Iterator[tuple[Path, Source, Channel | None]]:
+    """The files of a spool in which somebody reports, in the order of their names."""
+    for entry in sorted(os.scandir(spool), key=lambda entry: entry.name):
+        parsed = parse_spool_name(entry.name)
+        if parsed and entry.is_file(follow_symlinks=False):
+            yield Path(entry.path), *parsed
+
+
+def checked_execution(text: str) -> bytes:
+    """The 16 bytes of an execution's id (a UUID in any usual spelling). Raises UsageError."""
+    digits = text.replace("-", "").lower()
+    if not re.fullmatch("[0-9a-f]{32}", digits):
+        raise UsageError(f"{text!r} is no execution id: 32 hexadecimal digits are wanted (see theorbo ps --all)")
+    return bytes.fromhex(digits)
