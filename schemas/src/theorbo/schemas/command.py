@@ -6,14 +6,17 @@ A subcommand is a function of its arguments to an exit status, `main(argv: list[
 
 from __future__ import annotations
 
-import difflib
 import os
 import signal
 import sys
-from importlib.metadata import entry_points
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from theorbo.schemas import __version__
-from theorbo.schemas.errors import ExitStatus, TheorboError
+from theorbo.schemas.errors import ExitStatus, TheorboError, UsageError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "theorbo.commands"
 
@@ -24,7 +27,7 @@ COMMANDS = {
     "result": ("theorbo-observer", "show or save the results of an execution"),
     "broker": ("theorbo-broker", "run the broker in the middle"),
     "launch": ("theorbo-task-runtime", "start agents and ranks on this node (called by run)"),
-    "agent": ("theorbo-task-runtime", "deliver a node's spool to the broker (called by launch)"),
+    "agent": ("theorbo-task-runtime[agent]", "deliver a node's spool to the broker (called by launch)"),
     "emit": ("theorbo-task-runtime", "report from a shell script"),
 }
 """What there is, in which distribution, and what for; shown also for what is not installed here."""
@@ -32,6 +35,8 @@ COMMANDS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Find the subcommand and run it."""
+    from importlib.metadata import entry_points  # 20 ms, which `python -m` of a subcommand need not pay
+
     arguments = sys.argv[1:] if argv is None else argv
     installed = {entry.name: entry for entry in entry_points().select(group=GROUP)}
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -41,11 +46,16 @@ def main(argv: list[str] | None = None) -> int:
     if name == "--version":
         print(f"theorbo {__version__}")
         return ExitStatus.COMPLETED
+    if name not in installed:
+        print(f"theorbo: {_unknown(name, set(installed))}", file=sys.stderr)
+        return ExitStatus.USAGE
+    return guarded(name, lambda: int(_loaded(name, installed[name])(rest)))
+
+
+def guarded(name: str, command: Callable[[], int]) -> int:
+    """The exit status of a subcommand; the sentence of a TheorboError is printed. For `python -m` too."""
     try:
-        if name not in installed:
-            print(f"theorbo: {_unknown(name, set(installed))}", file=sys.stderr)
-            return ExitStatus.USAGE
-        return int(installed[name].load()(rest))
+        return command()
     except TheorboError as error:
         print(f"theorbo {name}: {error}", file=sys.stderr)
         return error.exit_status
@@ -54,6 +64,18 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone: `theorbo tail | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+
+
+def _loaded(name: str, entry: EntryPoint) -> Callable[[list[str]], int]:
+    try:
+        command: Callable[[list[str]], int] = entry.load()
+    except ModuleNotFoundError as error:
+        distribution = COMMANDS[name][0] if name in COMMANDS else "the distribution that it comes with"
+        raise UsageError(
+            f"{error.name} is not installed here, which this command needs; "
+            f"install {distribution} with all it depends on"
+        ) from None
+    return command
 
 
 def _help(installed: set[str]) -> str:
@@ -77,6 +99,8 @@ def _help(installed: set[str]) -> str:
 def _unknown(name: str, installed: set[str]) -> str:
     if name in COMMANDS:
         return f"the command {name!r} is not installed here; it comes with {COMMANDS[name][0]}"
+    import difflib
+
     near = difflib.get_close_matches(name, installed | COMMANDS.keys(), n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "theorbo --help lists all"
     return f"there is no command {name!r}; {hint}"

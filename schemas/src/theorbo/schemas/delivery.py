@@ -153,6 +153,11 @@ class Delivery:
             out.append(Message(Command.PUT, header, b"".join(batch.records)))
             queue.sent += 1
 
+    def give_up(self, attachment: Attachment) -> None:
+        """Neither we nor the broker have the bytes: the records that name them go without."""
+        self._chunk_at.pop(attachment.sha256, None)
+        self._stored.add(attachment.sha256)
+
     def welcomed(self) -> None:
         """The broker has answered HELLO: send everything that is not acknowledged, again."""
         self._connected = True
@@ -187,10 +192,13 @@ class Delivery:
 
     def handle_stored(self, attachment: Attachment, received: int, now: float) -> list[Instruction]:
         """STORED: the broker has `received` bytes of the attachment; the next chunk follows."""
+        asked = self._chunk_at.get(attachment.sha256)
+        if asked is None or asked >= received > 0:
+            return []  # an answer to what was sent before the last rewind: a second train would double the rest
         self._progress_at = now
         if received >= attachment.size:
             self._stored.add(attachment.sha256)
-            self._chunk_at.pop(attachment.sha256, None)
+            del self._chunk_at[attachment.sha256]
             return []
         self._chunk_at[attachment.sha256] = received
         return [SendChunk(attachment, received, min(CHUNK_BYTES, attachment.size - received))]

@@ -58,8 +58,6 @@ class ErrorCode:
     UNKNOWN_PEER = "unknown_peer"
     UNKNOWN_EXECUTION = "unknown_execution"
     UNKNOWN_ATTACHMENT = "unknown_attachment"
-    EXECUTION_EXISTS = "execution_exists"
-    EXECUTION_ENDED = "execution_ended"
     TOO_LARGE = "too_large"
     NOT_ALLOWED = "not_allowed"
     JOURNAL = "journal"
@@ -84,7 +82,7 @@ class Header(NamedTuple):
     source: Source | None = None
     first: int = 0
     """Number in its stream of the first event in the body; on ACK the last number in the journal."""
-    count: int = 0
+    count: int = 0  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
     position: int = 0
     """Position of the first event in (execution, channel); 0 before it is in the journal."""
     sequence: int = 0
@@ -118,7 +116,8 @@ class Header(NamedTuple):
         if data[2] != PROTOCOL_VERSION:
             raise ProtocolError(
                 ErrorCode.VERSION,
-                f"peer speaks protocol version {data[2]}, this side version {PROTOCOL_VERSION}; install matching versions",
+                f"peer speaks protocol version {data[2]}, this side version {PROTOCOL_VERSION}; "
+                "install matching versions",
             )
         if len(data) != HEADER_BYTES:
             raise ProtocolError(ErrorCode.MALFORMED, f"header has {len(data)} bytes, expected {HEADER_BYTES}")
@@ -162,7 +161,7 @@ def decode_json(body: bytes) -> dict[str, Any]:
     """The object in a body. Raises ProtocolError with code `malformed`."""
     try:
         value = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ProtocolError(ErrorCode.MALFORMED, f"body is no JSON: {error}") from None
     if not isinstance(value, dict):
         raise ProtocolError(ErrorCode.MALFORMED, f"body is a JSON {type(value).__name__}, expected an object")

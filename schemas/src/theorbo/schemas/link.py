@@ -17,6 +17,7 @@ import socket as system_socket
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import zmq
@@ -87,25 +88,38 @@ class Link:
         self.path = path
         self._role = role
         self._execution = execution
-        self._context = zmq.Context()
         self._next_request = 1
         self._heard_at = self._tried_at = self._said_at = time.monotonic()
-        self._connect(Connection.load(path))
+        self._unread: list[Message] = []
+        connection = Connection.load(path)
+        self._context = zmq.Context()
+        try:
+            self._connect(connection, 0)
+        except BaseException:
+            self._context.destroy(linger=0)
+            raise
 
-    def _connect(self, connection: Connection) -> None:
+    def _connect(self, connection: Connection, place: int) -> None:
         self.connection = connection
         self.socket = self._context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.SNDHWM, SEND_QUEUE_MESSAGES)
         self.socket.setsockopt(zmq.RCVHWM, SEND_QUEUE_MESSAGES)
         configure(self.socket, connection)
         # One address at a time: a DEALER with several connections would deal its messages out to all.
-        self._address = connection.router[0]
+        self._address = connection.router[place % len(connection.router)]
         self.socket.connect(self._address)
         self._hello()
 
     def _hello(self) -> None:
         body = encode_json(role=self._role, version=__version__, host=system_socket.gethostname(), pid=os.getpid())
         self.send(Message(Command.HELLO, Header(execution=self._execution), body))
+        self._hello_until = time.monotonic() + HEARTBEAT_S
+
+    @property
+    def publisher(self) -> str:
+        """The address of the live streams that goes with the address of this conversation."""
+        place = self.connection.router.index(self._address)
+        return self.connection.publisher[min(place, len(self.connection.publisher) - 1)]
 
     @property
     def silent_for_s(self) -> float:
@@ -132,8 +146,8 @@ class Link:
         PONG is swallowed. When the broker does not know us, HELLO is said again and nothing returned.
         Raises ProtocolError if the broker speaks another version.
         """
-        messages: list[Message] = []
-        if not self.socket.poll(int(timeout_s * 1000)):
+        messages, self._unread = self._unread, []
+        if not self.socket.poll(0 if messages else int(timeout_s * 1000)):
             return messages
         self._heard_at = time.monotonic()
         while len(messages) < 1000:  # then it is somebody else's turn
@@ -144,8 +158,11 @@ class Link:
             if message.command == Command.PONG:
                 continue
             if message.command == Command.REFUSED and decode_json(message.body).get("code") == ErrorCode.UNKNOWN_PEER:
-                self._hello()
+                if time.monotonic() >= self._hello_until:  # else each of many messages would be answered by a WELCOME
+                    self._hello()
                 continue
+            if message.command == Command.WELCOME:
+                self._hello_until = 0.0
             messages.append(message)
         return messages
 
@@ -160,8 +177,9 @@ class Link:
                 connection = Connection.load(self.path)
             except (UsageError, Unavailable):
                 return  # the broker is away; it writes the file when it is back
+            former = self.connection.router.index(self._address)
             self.socket.close()
-            self._connect(connection)
+            self._connect(connection, former + 1)
 
     def ask(self, command: bytes, header: Header, body: bytes = b"", timeout_s: float = ANSWER_S) -> Message:
         """Send a request and wait for its answer; for clients that do nothing else meanwhile.
@@ -172,8 +190,10 @@ class Link:
         self.send(Message(command, header._replace(request=request), body))
         deadline = time.monotonic() + timeout_s
         while (left_s := deadline - time.monotonic()) > 0:
-            for message in self.receive(left_s):
+            messages = self.receive(left_s)
+            for index, message in enumerate(messages):
                 if message.header.request == request:
+                    self._unread = messages[index + 1 :]
                     return accepted(message)
         raise Unavailable(f"the broker at {self._address} did not answer {command.decode()} within {timeout_s:.0f} s")
 
@@ -190,12 +210,15 @@ class Link:
                 self.socket.connect(address)
                 self._hello()
             while (left_s := until - time.monotonic()) > 0:
-                for message in self.receive(left_s):
+                messages = self.receive(left_s)
+                for index, message in enumerate(messages):
                     if message.command in (Command.WELCOME, Command.REFUSED):
+                        self._unread = messages[index + 1 :]  # CONTROL may follow at once
                         return accepted(message)
         raise Unavailable(
-            f"no answer from a broker within {timeout_s:.0f} s; tried {', '.join(addresses)} (from {self.path}, written by "
-            f"pid {self.connection.pid} on {self.connection.host}). Is it running, reachable, and is your key on its list?"
+            f"no answer from a broker within {timeout_s:.0f} s; tried {', '.join(addresses)} (from {self.path}, "
+            f"written by pid {self.connection.pid} on {self.connection.host}). "
+            "Is it running, reachable, and is your key on its list?"
         )
 
     def close(self) -> None:
@@ -254,6 +277,11 @@ def start_own_broker() -> None:
 
     Does nothing if another process has just done so. Raises Unavailable with the broker's own words.
     """
+    if find_spec("theorbo.broker") is None:
+        raise Unavailable(
+            "no broker is named (--broker or THEORBO_BROKER), and there is none on this machine that could be started; "
+            "name one, or install theorbo-broker"
+        )
     directory = state_directory()
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -37,7 +37,7 @@ class Source(NamedTuple):
     """One reporter within an execution: `rank:3`, `agent:0`, `executor`, `launcher`, `broker`."""
 
     kind: SourceKind
-    index: int = 0
+    index: int = 0  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
 
     def __str__(self) -> str:
         """The name that people read."""
@@ -54,9 +54,12 @@ class Source(NamedTuple):
         """The inverse of `str()`. Raises ValueError for anything else."""
         name, _, index = text.partition(":")
         try:
-            return cls(SourceKind[name.upper()], int(index or 0))
+            source = cls(SourceKind[name.upper()], int(index or 0))
         except (KeyError, ValueError):
-            raise ValueError(f"{text!r} is no source; examples: rank:0, agent:0, executor") from None
+            source = None
+        if source is None or str(source) != text:
+            raise ValueError(f"{text!r} is no source; examples: rank:0, agent:0, executor")
+        return source
 
 
 EXECUTOR = Source(SourceKind.EXECUTOR)
@@ -138,6 +141,17 @@ def topic(channel: Channel, experiment: str, run: str, task: str, execution: str
     return ("/".join(_escape(part) for part in parts) + "/").encode()
 
 
+def parse_topic(text: bytes) -> tuple[str, str, str, str, str]:
+    """The inverse of `topic`: channel's name, experiment, run, task, execution. Raises ValueError."""
+    try:
+        channel, experiment, run, task, execution, end = (_unescape(part) for part in text.split(b"/"))
+    except ValueError:
+        raise ValueError(f"{text!r} is no topic of events") from None
+    if end:
+        raise ValueError(f"{text!r} is no topic of events: no slash at its end")
+    return channel, experiment, run, task, execution
+
+
 def _escape(component: str) -> str:
     """Percent-encoding (RFC 3986, section 2.1) of what would be read as structure."""
     if component in ("", "-"):
@@ -145,3 +159,9 @@ def _escape(component: str) -> str:
     return "".join(
         c if c not in "/%" and c.isprintable() else "".join(f"%{b:02X}" for b in c.encode()) for c in component
     )
+
+
+def _unescape(component: bytes) -> str:
+    if component == b"-":
+        return ""
+    return re.sub(rb"%([0-9A-Fa-f]{2})", lambda match: bytes([int(match.group(1), 16)]), component).decode()

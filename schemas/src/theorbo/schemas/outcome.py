@@ -123,7 +123,7 @@ class Evidence:
             source, failure = self.failures[0]
             return State.FAILED, f"{self._who(source.rank)}{failure.error}"
         if bad_ends:
-            rank, end = next(iter(bad_ends.items()))
+            rank, end = min(bad_ends.items(), key=lambda item: item[1].time)  # an agent reads file by file
             return State.FAILED, f"{self._who(rank)}{_how(end)}"
         return State.FAILED, self._silence(missing)
 

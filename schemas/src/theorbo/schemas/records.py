@@ -106,54 +106,67 @@ class Damage(NamedTuple):
 class RecordReader:
     """Finds records in what is read from a spool file, piece by piece. No input or output of its own.
 
-    Call `feed` with successive bytes from `offset` on. What `feed` returns depends on the file's content
-    alone, never on how the reads were cut.
+    Call `feed` with successive bytes from `next_read` on. What is found depends on the file's content
+    alone, never on how the reads were cut: damage reaches to the next RS, or to the LF that ends a record
+    which is too large.
     """
 
     def __init__(self, offset: int = 0) -> None:
-        self.offset = offset  # everything before it has been returned or was damage
-        self._tail = b""
+        self.offset = offset  # everything before it has been returned; a later reader can start here
+        self.next_read = offset
+        """The offset from which the next chunk is to be read."""
+        self._tail = b""  # what has been read and not been returned, unless it is being skipped
+        self._skipping = ""  # why what lies between `offset` and `next_read` is damage; empty: it is not
 
     def feed(self, chunk: bytes, *, final: bool = False) -> tuple[list[Piece], list[Damage]]:
-        """The complete records so far. `final` declares an unfinished tail to be torn."""
+        """The complete records so far. `final` declares an unfinished tail to be damaged."""
         text = self._tail + chunk
+        base, at = self.next_read - len(self._tail), 0  # `base`: the offset of text[0]
+        self.next_read += len(chunk)
         pieces: list[Piece] = []
         damages: list[Damage] = []
-        base, at = self.offset, 0
         while at < len(text):
-            if text[at : at + 1] != RS:
-                start, at = at, text.find(RS, at)
-                at = at if at >= 0 else len(text)
-                damages.append(Damage(base + start, base + at, "foreign bytes between records"))
+            if not self._skipping and text[at : at + 1] != RS:
+                self._skipping = _FOREIGN
+            if self._skipping:
+                end = _end_of_damage(text, at, self._skipping)
+                if end is None:
+                    at = len(text)
+                    break
+                damages.append(Damage(self.offset, base + end, self._skipping))
+                self._skipping, at, self.offset = "", end, base + end
                 continue
             lf, rs = text.find(LF, at), text.find(RS, at + 1)
-            if lf < 0 and rs < 0:
-                if len(text) - at <= RECORD_BYTES:
-                    break
-                damages.append(Damage(base + at, base + len(text), f"record larger than {RECORD_BYTES} bytes"))
-                at = len(text)  # what follows up to the next RS counts as foreign bytes
+            whole = lf >= 0 and (rs < 0 or lf < rs)
+            end = lf + 1 if whole else rs
+            if end < 0 and len(text) - at <= RECORD_BYTES:
+                break
+            if end < 0 or end - at > RECORD_BYTES:
+                self._skipping = _TOO_LARGE
+                at += 1  # else its own RS would end it
                 continue
-            if lf < 0 or 0 <= rs < lf:
-                damages.append(Damage(base + at, base + rs, "record torn in mid-write"))
-                at = rs
-                continue
-            record = text[at : lf + 1]
-            if len(record) > RECORD_BYTES:
-                damages.append(Damage(base + at, base + lf + 1, f"record larger than {RECORD_BYTES} bytes"))
+            if whole:
+                record = text[at:end]
+                pieces.append(Piece(channel_of(record), record, base + end))
             else:
-                pieces.append(Piece(channel_of(record), record, base + lf + 1))
-            at = lf + 1
-        if final and at < len(text):
-            damages.append(Damage(base + at, base + len(text), "record torn at the end"))
-            at = len(text)
+                damages.append(Damage(base + at, base + end, _TORN))
+            at, self.offset = end, base + end
         self._tail = text[at:]
-        self.offset = base + at
+        if final and self.offset < self.next_read:
+            damages.append(Damage(self.offset, self.next_read, self._skipping or _TORN))
+            self._tail, self._skipping, self.offset = b"", "", self.next_read
         return pieces, damages
 
-    @property
-    def next_read(self) -> int:
-        """The offset from which the next chunk is to be read."""
-        return self.offset + len(self._tail)
+
+_FOREIGN = "foreign bytes between records"
+_TOO_LARGE = f"record larger than {RECORD_BYTES} bytes"
+_TORN = "record torn in mid-write"
+
+
+def _end_of_damage(text: bytes, at: int, why: str) -> int | None:
+    lf, rs = (text.find(LF, at) if why is _TOO_LARGE else -1), text.find(RS, at)
+    ends = [end for end in (lf + 1 if lf >= 0 else -1, rs) if end >= 0]
+    return min(ends) if ends else None
 
 
 def channel_of(record: bytes) -> Channel:

@@ -14,16 +14,18 @@ Rules of the house:
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from theorbo.schemas.errors import Unavailable, UsageError
 from theorbo.schemas.names import Channel, Source, SourceKind
 from theorbo.schemas.records import Attachment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path  # at run time only where it is needed: every rank pays for what is imported here
 
 ATTACHMENTS = "attachments"
 CHECKPOINT = "checkpoint.json"
@@ -52,6 +54,8 @@ def default_root() -> Path:
     """Where spools are made when the site has set nothing: the scheduler's node-local directory, else
     the temporary directory. Never /dev/shm by itself: it counts as the job's memory.
     """
+    from pathlib import Path
+
     for name in ("THEORBO_SPOOL_ROOT", "SLURM_TMPDIR", "TMPDIR"):
         value = os.environ.get(name)
         if value and Path(value).is_dir():
@@ -116,7 +120,7 @@ def parse_spool_name(name: str) -> tuple[Source, Channel | None] | None:
     return source, {"rec": None, "out": Channel.STDOUT, "err": Channel.STDERR}[match.group(3)]
 
 
-def open_append(path: Path) -> int:
+def open_append(path: Path | str) -> int:
     """A descriptor that appends to `path`, made if it is not there. Not inherited by children."""
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
@@ -134,6 +138,8 @@ def append(descriptor: int, record: bytes) -> None:
 
 def store_attachment(spool: Path, payload: bytes) -> Attachment:
     """Leave `payload` in the spool, to be named by a record afterwards. Raises OSError."""
+    import hashlib  # loads OpenSSL (3 MB, 2 ms), which most ranks and no thin parent ever need
+
     digest = hashlib.sha256(payload).hexdigest()
     place = spool / ATTACHMENTS / digest
     temporary = place.with_name(f".{digest}.{os.getpid()}.{id(payload):x}")
@@ -149,6 +155,8 @@ def store_attachment(spool: Path, payload: bytes) -> Attachment:
 
 def spool_files(spool: Path) -> Iterator[tuple[Path, Source, Channel | None]]:
     """The files of a spool in which somebody reports, in the order of their names."""
+    from pathlib import Path
+
     for entry in sorted(os.scandir(spool), key=lambda entry: entry.name):
         parsed = parse_spool_name(entry.name)
         if parsed and entry.is_file(follow_symlinks=False):

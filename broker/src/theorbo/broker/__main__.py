@@ -1,0 +1,7 @@
+"""`python -m theorbo.broker`."""
+
+import sys
+
+from theorbo.broker.command import run_module
+
+sys.exit(run_module())

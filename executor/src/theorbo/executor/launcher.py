@@ -1,0 +1,56 @@
+"""The process of `theorbo launch`, as its parent sees it. A skin."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from theorbo.executor.core import LauncherEnded
+from theorbo.schemas.launch_plan import LaunchPlan
+
+_WORDS_BYTES = 4096
+_WORDS_LINES = 2
+
+
+class Launcher:
+    """`theorbo launch`, in a session of its own, so that a terminal's Ctrl-C reaches the Executor alone."""
+
+    def __init__(self, plan: LaunchPlan, spool: Path) -> None:
+        """Start it; what it says beside its reports is kept in `spool`. Raises OSError or Unavailable."""
+        plan_file = spool / "plan.json"
+        plan.save(plan_file)
+        self._words = (spool / "launcher.log").open("w+b")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "theorbo.task_runtime.launch", "--plan", str(plan_file)],
+            stdin=subprocess.DEVNULL, stdout=self._words, stderr=self._words, start_new_session=True,
+        )  # fmt: skip
+        try:
+            self.descriptor: int | None = os.pidfd_open(self._process.pid)
+            """Becomes readable when the process ends; None on an old kernel: `ended` is to be asked now and then."""
+        except OSError:
+            self.descriptor = None
+
+    def ended(self) -> LauncherEnded | None:
+        """How it ended, if it has."""
+        code = self._process.poll()
+        if code is None:
+            return None
+        size = self._words.seek(0, os.SEEK_END)
+        self._words.seek(max(0, size - _WORDS_BYTES))
+        lines = self._words.read().decode(errors="backslashreplace").split("\n")
+        words = [line.strip() for line in lines if line.strip()]
+        return LauncherEnded(code, " ".join(words[-_WORDS_LINES:]))
+
+    def terminate(self) -> None:
+        """Ask it to end, with all that it has started."""
+        self._process.terminate()
+
+    def close(self) -> None:
+        """Let go of it, whether it has ended or not."""
+        if self._process.poll() is None:
+            self._process.returncode = 0  # it lives on without us; Popen need not warn of that
+        self._words.close()
+        if self.descriptor is not None:
+            os.close(self.descriptor)

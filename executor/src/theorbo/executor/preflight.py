@@ -1,0 +1,115 @@
+"""Asking, in the Task's own Python and before anything is started, whether the Task can be run.
+
+The Executor never imports a Task: it may need another Python, and what it does at import is its own affair.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from theorbo.schemas.errors import InternalError, Unavailable, UsageError
+from theorbo.schemas.limits import PREFLIGHT_S
+
+
+class InvalidParameter(UsageError):
+    """A parameter that the Task's own model refuses; `field` names it, as `name` or `name.inner`."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class TaskFacts(NamedTuple):
+    """What the Task says of itself."""
+
+    name: str
+    use_mpi: bool
+    parameters: dict[str, Any]
+    """As the Task's model has them: checked, with defaults."""
+
+
+def checked_spec(text: str, directory: Path) -> str:
+    """`path/file.py:Class` with an absolute path, or `package.module:Class` as it is.
+
+    Raises UsageError for anything else, and for a file that does not exist.
+    """
+    place, colon, name = text.rpartition(":")
+    if not colon or not place or not name.isidentifier():
+        raise UsageError(f"{text!r} names no Task; expected path/file.py:Class or package.module:Class")
+    if not (place.endswith(".py") or "/" in place):
+        return text
+    path = Path(directory, place).absolute()
+    if path.is_file():
+        return f"{path}:{name}"
+    there = [entry.name for entry in path.parent.glob("*.py")] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, there)
+    raise UsageError(f"there is no file {place}" + did_you_mean(near))
+
+
+def did_you_mean(near: list[str]) -> str:
+    """`; did you mean A or B?`, or nothing."""
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+class Preflight:
+    """The question, under way in a process of its own."""
+
+    def __init__(
+        self, spec: str, python: str, environment: Mapping[str, str], work_dir: str, parameters: Mapping[str, Any]
+    ) -> None:
+        """Start it. Raises UsageError if the parameters are no JSON."""
+        self._spec = spec
+        other = ["--python", python] if python != sys.executable else []
+        with tempfile.TemporaryFile() as question:  # a pipe would have to be written to while reading
+            question.write(parameters_text(parameters, key="parameters").encode())
+            question.seek(0)
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "theorbo.task_runtime.preflight", *other, spec],
+                stdin=question, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                env=dict(environment), cwd=work_dir,
+            )  # fmt: skip
+
+    def answer(self) -> TaskFacts:
+        """Wait for the answer.
+
+        Raises UsageError with near matches if there is no such Task, InvalidParameter if it does not take these
+        parameters, Unavailable if it takes too long.
+        """
+        with self._process as process:
+            try:
+                out, noise = process.communicate(timeout=PREFLIGHT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise Unavailable(f"{self._spec}: importing it took longer than {PREFLIGHT_S:g} s") from None
+        if process.returncode != 0:
+            words = noise.decode(errors="backslashreplace").strip()
+            raise InternalError(f"looking at {self._spec} ended with {process.returncode}: {words}")
+        facts = json.loads(out)
+        if facts["ok"]:
+            return TaskFacts(str(facts["name"]), bool(facts["use_mpi"]), dict(facts["parameters"]))
+        sentence = str(facts["error"])  # has the near matches in it
+        raise InvalidParameter(str(facts["field"]), sentence) if facts.get("field") else UsageError(sentence)
+
+    def abandon(self) -> None:
+        """End the process; nobody wants the answer any more."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        self._process.communicate()
+
+
+def parameters_text(parameters: Mapping[str, Any], key: str | None = None) -> str:
+    """The parameters as JSON text. Raises UsageError, naming the one that is no JSON."""
+    for name, value in parameters.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"parameter {name!r} cannot be handed over as JSON: {error}") from None
+    return json.dumps({key: dict(parameters)} if key else dict(parameters))

@@ -1,0 +1,389 @@
+"""`theorbo launch`: the parent of all that runs for one execution on this node. The skin of `supervision`.
+
+Standard library only, and no sockets to anywhere: it makes the spool, starts the agent beside the ranks,
+the ranks each under a thin parent (`wrapper`), directly or by mpiexec and its like, waits for signals,
+children and what they write, and performs what the core decides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import select
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from theorbo.schemas.command import guarded
+from theorbo.schemas.errors import ExitStatus, Unavailable, UsageError
+from theorbo.schemas.launch_plan import LaunchPlan
+from theorbo.schemas.limits import GOODBYE_S, LAUNCHER_STDERR_BYTES
+from theorbo.schemas.names import LAUNCHER
+from theorbo.schemas.records import encode_record
+from theorbo.schemas.spool import (
+    END,
+    PYTHON,
+    append,
+    checked_execution,
+    default_root,
+    make_spool,
+    open_append,
+    spool_name,
+)
+from theorbo.task_runtime import processes, wrapper
+from theorbo.task_runtime.inprocess_path import make_inprocess_path, with_inprocess_path
+from theorbo.task_runtime.processes import RankProcess
+from theorbo.task_runtime.rank_ending import SendSignal
+from theorbo.task_runtime.supervision import (
+    Finish,
+    LaunchInstruction,
+    MarkEnd,
+    Phase,
+    SignalAgent,
+    SignalLauncher,
+    StartAgent,
+    StartRanks,
+    Supervision,
+    Warn,
+)
+
+OUR_MAIN = "theorbo.task_runtime.main"
+AGENT_LOG = "agent.log"
+
+_FOREIGN_RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")
+
+
+def rank_environment(plan: LaunchPlan, spool: Path) -> dict[str, str]:
+    """The environment of every rank, but for THEORBO_RANK of those that are started directly."""
+    environment = with_inprocess_path(plan.environment, spool / PYTHON)
+    environment["THEORBO_SPOOL"] = str(spool)
+    environment["THEORBO_EXECUTION"] = plan.execution
+    environment["THEORBO_RANKS"] = str(plan.ranks)
+    environment.pop("THEORBO_RANK", None)  # of a Task inside of which we may have been started
+    if not plan.launcher_command:
+        for name in _FOREIGN_RANKS:
+            environment.pop(name, None)
+    if OUR_MAIN not in plan.command:
+        # Python writes to a file in blocks of 8 KiB, and what is in there dies with it. Our own main turns on
+        # buffering by lines, which is cheaper; other programs do not look at this.
+        environment.setdefault("PYTHONUNBUFFERED", "1")
+    return environment
+
+
+class Launch:
+    """One launch, from `run` to its exit status."""
+
+    def __init__(self, plan: LaunchPlan) -> None:
+        """Make the spool. Raises UsageError or Unavailable."""
+        self._plan = plan
+        checked_execution(plan.execution)
+        root = Path(plan.spool_root) if plan.spool_root else default_root()
+        self._spool = make_spool(root.absolute(), plan.execution)
+        if (self._spool / spool_name(LAUNCHER)).exists():
+            raise UsageError(f"execution {plan.execution} was launched before: its spool is {self._spool}")
+        try:
+            make_inprocess_path(self._spool / PYTHON)
+            os.mkfifo(self._spool / wrapper.RANKS_PIPE, 0o600)
+            self._records = open_append(self._spool / spool_name(LAUNCHER))
+        except OSError as error:
+            raise Unavailable(f"cannot write to {self._spool}: {error.strerror}") from None
+        self._core = Supervision(has_launcher=bool(plan.launcher_command), grace_s=plan.grace_s)
+        self._poll = select.poll()
+        self._readers: dict[int, Callable[[], None]] = {}
+        self._agent: subprocess.Popen[bytes] | None = None
+        self._agent_socket: socket.socket | None = None
+        self._started: list[subprocess.Popen[bytes]] = []
+        self._problem: str | None = None
+        self._output = b""  # the end of what the launcher itself has written
+        self._ranks_text = b""
+        self._left: set[int] = set()  # what ranks have left behind, and we watch
+        self._finish: Finish | None = None
+
+    # --- the loop ---------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Launch, wait, drain. Raises Unavailable if nothing was started, or not all could be delivered."""
+        self._wakeup = _wake_on_signals()
+        self._watch(self._wakeup.fileno(), self._on_wakeup)
+        self._open_ranks_pipe()
+        self._report("launcher_started", host=socket.gethostname(), agents=1, command=list(self._plan.launcher_command))
+        self._perform(self._core.start(time.monotonic()))
+        while self._finish is None:
+            now = time.monotonic()
+            table = processes.process_table() if self._core.wants_table else []
+            if self._core.phase is Phase.CLEARING:
+                self._watch_left_behind(table)
+            phase = self._core.phase
+            self._perform(self._core.due(table, now))
+            if self._finish is None and self._core.phase is phase:
+                self._wait(now)
+        self._stop_agent()
+        return self._over(self._finish)
+
+    def _wait(self, now: float) -> None:
+        next_at = self._core.next_at(now)
+        timeout_ms = None if next_at is None else max(0, int((next_at - now) * 1000) + 1)
+        for descriptor, _ in self._poll.poll(timeout_ms):
+            if descriptor in self._readers:
+                self._readers[descriptor]()
+
+    def _watch(self, descriptor: int, reader: Callable[[], None]) -> None:
+        self._readers[descriptor] = reader
+        self._poll.register(descriptor, select.POLLIN)
+
+    def _unwatch(self, descriptor: int) -> None:
+        del self._readers[descriptor]
+        self._poll.unregister(descriptor)
+
+    def _over(self, finish: Finish) -> int:
+        if finish.problem is None or not finish.started:
+            if not self._plan.keep_spool:
+                shutil.rmtree(self._spool, ignore_errors=True)
+            if finish.problem is not None:
+                raise Unavailable(f"nothing was started: {finish.problem}")
+            ended_well = len(self._core.statuses) == self._plan.ranks and not any(self._core.statuses.values())
+            return ExitStatus.COMPLETED if ended_well else ExitStatus.FAILED
+        again = shlex.join(["theorbo", "agent", "--spool", str(self._spool), "--broker", self._plan.broker])
+        raise Unavailable(
+            f"{finish.problem}. Nothing is lost: the rest is in {self._spool}; deliver it when the broker is back by\n"
+            f"  {again}"
+        )
+
+    # --- what has happened --------------------------------------------------------------------------
+
+    def _on_wakeup(self) -> None:
+        now = time.monotonic()
+        for number in self._wakeup.recv(4096):
+            if number in (signal.SIGTERM, signal.SIGINT):
+                self._perform(self._core.told_to_end(signal.Signals(number).name, now))
+        if self._agent and self._agent.poll() is not None:
+            self._agent_ended(self._agent.returncode, now)
+        if self._started and all([child.poll() is not None for child in self._started]):  # noqa: C419 - reap all
+            self._on_ranks_pipe()  # what they said before
+            self._core.started_ended()
+
+    def _agent_ended(self, status: int, now: float) -> None:
+        self._agent = None
+        if self._agent_socket:
+            self._on_agent()  # what it said before
+        if self._agent_socket:
+            self._forget_agent_socket()
+        self._perform(self._core.agent_ended(status, self._agent_words(), now))
+
+    def _agent_words(self) -> str:
+        with contextlib.suppress(OSError):
+            lines = (self._spool / AGENT_LOG).read_bytes()[-LAUNCHER_STDERR_BYTES:].decode(errors="replace")
+            return lines.strip().rpartition("\n")[2].removeprefix("theorbo agent: ")
+        return ""
+
+    def _on_agent(self) -> None:
+        assert self._agent_socket is not None
+        try:
+            said = self._agent_socket.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            said = b""
+        if not said:
+            self._forget_agent_socket()
+        for line in said.decode().splitlines():
+            word, _, number = line.partition(" ")
+            if word == "ready":
+                self._perform(self._core.agent_ready())
+            elif word == "ending":
+                self._core.agent_ends_ranks(float(number), time.monotonic())
+
+    def _forget_agent_socket(self) -> None:
+        assert self._agent_socket is not None
+        self._unwatch(self._agent_socket.fileno())
+        self._agent_socket.close()
+        self._agent_socket = None
+
+    def _open_ranks_pipe(self) -> None:
+        self._ranks_pipe = os.open(self._spool / wrapper.RANKS_PIPE, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._watch(self._ranks_pipe, self._on_ranks_pipe)
+
+    def _on_ranks_pipe(self) -> None:
+        """Lines of thin parents; see `wrapper.RANKS_PIPE`."""
+        now = time.monotonic()
+        while True:
+            try:
+                text = os.read(self._ranks_pipe, 65536)
+            except BlockingIOError:
+                return
+            if not text:  # the last one has closed it; opened anew, the pipe is silent until the next comes
+                self._unwatch(self._ranks_pipe)
+                os.close(self._ranks_pipe)
+                self._open_ranks_pipe()
+                if self._core.ranks:
+                    self._core.ranks_gone(now)
+                return
+            *lines, self._ranks_text = (self._ranks_text + text).split(b"\n")
+            for line in lines:
+                word, *numbers = line.split()
+                if word == b"started":
+                    self._core.rank_started(RankProcess(*map(int, numbers)))
+                else:
+                    self._core.rank_ended(int(numbers[0]), int(numbers[1]), now)
+
+    def _on_output(self, descriptor: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            text = os.read(descriptor, 65536)
+            self._output = (self._output + text)[-LAUNCHER_STDERR_BYTES:]
+            if not text:
+                self._unwatch(descriptor)
+                os.close(descriptor)
+
+    def _watch_left_behind(self, table: list[processes.Process]) -> None:
+        """Be woken when what ranks have left behind has gone."""
+        for living in processes.members(self._core.ranks.values(), table).values():
+            for process in living:
+                if process.pid not in self._left:
+                    self._left.add(process.pid)
+                    with contextlib.suppress(OSError):
+                        self._watch_once(os.pidfd_open(process.pid))
+
+    def _watch_once(self, descriptor: int) -> None:
+        def gone() -> None:
+            self._unwatch(descriptor)
+            os.close(descriptor)
+
+        self._watch(descriptor, gone)
+
+    # --- what the core decided ------------------------------------------------------------------------
+
+    def _perform(self, instructions: list[LaunchInstruction]) -> None:
+        for it in instructions:
+            if isinstance(it, StartAgent):
+                self._start_agent()
+            elif isinstance(it, StartRanks):
+                self._start_ranks()
+            elif isinstance(it, SendSignal):
+                processes.send_signal(it.process, it.number)
+            elif isinstance(it, SignalLauncher):
+                for child in self._started:
+                    if child.returncode is None:
+                        with contextlib.suppress(ProcessLookupError):
+                            os.killpg(child.pid, it.number)
+            elif isinstance(it, SignalAgent):
+                if self._agent:
+                    self._agent.send_signal(it.number)
+            elif isinstance(it, Warn):
+                self._report("log", level="WARNING", text=it.text, logger="theorbo.launch")
+            elif isinstance(it, MarkEnd):
+                self._mark_end()
+            elif isinstance(it, Finish):
+                self._finish = it
+
+    def _report(self, kind: str, **fields: Any) -> None:
+        """A full disk must not end the launch; the Executor sees its end in any case."""
+        with contextlib.suppress(OSError):
+            append(self._records, encode_record({"kind": kind, "time": time.time(), "pid": os.getpid(), **fields}))
+
+    def _start_agent(self) -> None:
+        ours, agents = socket.socketpair()
+        ours.setblocking(False)
+        with agents, (self._spool / AGENT_LOG).open("ab") as log:
+            self._agent = subprocess.Popen(
+                [
+                    sys.executable, "-m", "theorbo.task_runtime.agent", "--spool", str(self._spool),
+                    "--broker", str(Path(self._plan.broker).absolute()), "--launcher-fd", str(agents.fileno()),
+                ],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(agents.fileno(),),
+                start_new_session=True, cwd="/",
+            )  # fmt: skip
+        self._agent_socket = ours
+        self._watch(ours.fileno(), self._on_agent)
+        self._core.agent_started(time.monotonic())
+
+    def _start_ranks(self) -> None:
+        plan = self._plan
+        environment = rank_environment(plan, self._spool)
+        thin_parent = [sys.executable, "-I", "-S", wrapper.__file__, "--", *plan.command]
+        reader, writer = os.pipe()
+        os.set_blocking(reader, False)
+        self._watch(reader, lambda: self._on_output(reader))
+        try:
+            if not Path(plan.work_dir).is_dir():
+                self._problem = f"working directory not found: {plan.work_dir}"
+            elif plan.launcher_command:
+                self._start([*plan.launcher_command, *thin_parent], environment, writer)
+            else:
+                for rank in range(plan.ranks):
+                    self._start(thin_parent, {**environment, "THEORBO_RANK": str(rank)}, writer)
+        except FileNotFoundError:
+            self._problem = (
+                f"launcher not found: {plan.launcher_command[0] if plan.launcher_command else sys.executable}"
+            )
+        except OSError as error:
+            self._problem = f"cannot start the ranks: {error.strerror}"
+        finally:
+            os.close(writer)
+        if not self._started:
+            self._core.started_ended()
+
+    def _start(self, command: list[str], environment: dict[str, str], output: int) -> None:
+        self._started.append(
+            subprocess.Popen(
+                command, env=environment, cwd=self._plan.work_dir, stdin=subprocess.DEVNULL,
+                stdout=output, stderr=output, process_group=0,
+            )
+        )  # fmt: skip
+
+    def _mark_end(self) -> None:
+        codes = [child.returncode for child in self._started]
+        fields: dict[str, Any] = {"exit_code": next((code for code in codes if code), 0) if codes else None}
+        if self._problem:
+            fields["problem"] = self._problem
+        if self._output:
+            fields["stderr"] = self._output.decode(errors="replace")
+        self._report("launcher_ended", **fields)
+        with contextlib.suppress(OSError):
+            os.close(os.open(self._spool / END, os.O_WRONLY | os.O_CREAT, 0o600))
+
+    def _stop_agent(self) -> None:
+        if self._agent:
+            self._agent.terminate()
+            try:
+                self._agent.wait(GOODBYE_S)
+            except subprocess.TimeoutExpired:
+                self._agent.kill()
+                self._agent.wait()
+
+
+def _wake_on_signals() -> socket.socket:
+    """A socket from which the numbers of the signals that have arrived can be read."""
+    ours, interpreters = socket.socketpair()
+    interpreters.setblocking(False)
+    signal.set_wakeup_fd(interpreters.detach())
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        signal.signal(number, lambda *_: None)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # an Executor that lets go is no reason to end
+    return ours
+
+
+def main(argv: list[str]) -> int:
+    """Run the command. Raises TheorboError for what its user can mend."""
+    parser = argparse.ArgumentParser(
+        prog="theorbo launch",
+        description="Start the agent and the ranks of one execution on this node, wait for their end, and see to it "
+        "that everything they reported reaches the broker. theorbo run calls it, with a plan that it has written.",
+        epilog="The plan holds the whole environment of the program; it is removed as soon as it has been read.\n"
+        "Exit status: 0 all ranks ended well, 1 not all did, 6 nothing could be started, or not all be delivered.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--plan", type=Path, required=True, metavar="FILE", help="a launch plan in JSON")
+    arguments = parser.parse_args(argv)
+    return Launch(LaunchPlan.take(arguments.plan)).run()
+
+
+if __name__ == "__main__":
+    sys.exit(guarded("launch", lambda: main(sys.argv[1:])))

@@ -1,0 +1,57 @@
+"""Ending ranks on request: SIGTERM, a grace, SIGKILL. Which process gets which signal when. Pure.
+
+Each rank gets SIGTERM once, with all its processes at that moment. What it starts afterwards to put its
+house in order is left alone until the grace is over; then everything gets SIGKILL until nothing is left.
+A rank that starts while the ending is under way is ended likewise.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from theorbo.task_runtime.processes import Process
+
+
+class SendSignal(NamedTuple):
+    """An instruction to the skin."""
+
+    process: Process
+    number: signal.Signals
+
+
+class RankEnding:
+    """What is known of an ending under way; `requested` is False until there is one."""
+
+    def __init__(self) -> None:
+        self._kill_at: float | None = None
+        self._told: set[int] = set()
+        self.killed: set[int] = set()
+        """The ranks that needed SIGKILL."""
+
+    @property
+    def requested(self) -> bool:
+        """Whether ranks are to end."""
+        return self._kill_at is not None
+
+    @property
+    def kill_at(self) -> float | None:
+        """When SIGKILL is due; None if no ending was requested."""
+        return self._kill_at
+
+    def request(self, grace_s: float, now: float) -> None:
+        """End all ranks; with no grace at once by SIGKILL. The shortest of several graces holds."""
+        due = now + grace_s
+        self._kill_at = due if self._kill_at is None else min(due, self._kill_at)
+
+    def due(self, members: Mapping[int, list[Process]], now: float) -> list[SendSignal]:
+        """The signals to send now to these living members of ranks (see `processes.members`)."""
+        if self._kill_at is None:
+            return []
+        if now >= self._kill_at:
+            self.killed.update(rank for rank, living in members.items() if living)
+            return [SendSignal(p, signal.SIGKILL) for living in members.values() for p in living]
+        untold = [rank for rank in members if rank not in self._told]
+        self._told.update(untold)
+        return [SendSignal(process, signal.SIGTERM) for rank in untold for process in members[rank]]

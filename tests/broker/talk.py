@@ -1,0 +1,96 @@
+"""A client of a real broker for tests: what a test says is sent, what it looks at is waited for."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from theorbo.schemas.frames import NO_EXECUTION, Command, Header, Message, decode_json, encode_json
+from theorbo.schemas.link import Link
+from theorbo.schemas.names import EXECUTOR, Channel, Source
+
+from .bus import SUBMITTED, decoded, log, put
+
+DEADLINE_S = 15.0
+
+
+class Talk:
+    """One peer. Everything that arrives stays in `heard`."""
+
+    def __init__(self, connection: Path, role: str = "observer", execution: bytes = NO_EXECUTION) -> None:
+        self.execution = execution
+        self.link = Link(connection, role, execution)
+        self.welcome = self.link.wait_welcome(DEADLINE_S)
+        self.heard: list[Message] = []
+
+    def __enter__(self) -> Talk:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.link.close()
+
+    def listen(self, seconds: float = 0.0) -> None:
+        self.heard += self.link.receive(seconds)
+        self.link.tick()
+
+    def until(self, condition: Callable[[], Any], what: str = "") -> Any:
+        deadline = time.monotonic() + DEADLINE_S
+        while not (found := condition()):
+            assert time.monotonic() < deadline, f"waited in vain for {what}; heard {self.heard[-5:]}"
+            self.listen(0.1)
+        return found
+
+    def got(self, command: bytes) -> list[Message]:
+        return [message for message in self.heard if message.command == command]
+
+    def wait(self, command: bytes, count: int = 1) -> list[Message]:
+        return self.until(
+            lambda: (found := self.got(command)) if len(self.got(command)) >= count else None, str(command)
+        )
+
+    # --- delivery --------------------------------------------------------------------------------
+
+    def put(self, source: Source, channel: Channel, first: int, *records: bytes) -> None:
+        self.link.send(put(source, channel, first, *records, execution=self.execution))
+
+    def acknowledged(self, source: Source, channel: Channel) -> int:
+        return max(
+            (m.header.first for m in self.got(Command.ACK) if (m.header.source, m.header.channel) == (source, channel)),
+            default=0,
+        )
+
+    def put_and_wait(self, source: Source, channel: Channel, first: int, *records: bytes) -> None:
+        self.put(source, channel, first, *records)
+        last = first + len(records) - 1
+        self.until(lambda: self.acknowledged(source, channel) >= last, f"the acknowledgement of {last}")
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    def read(self, **wish: Any) -> int:
+        request = self.link.new_request()
+        header = Header(request=request, execution=self.execution)
+        self.link.send(Message(Command.READ, header, encode_json(**wish)))
+        return request
+
+    def texts(self) -> list[str]:
+        messages = self.got(Command.EVENTS)
+        return [e.text for m in messages if m.header.channel == Channel.LOG for e in decoded(m.body)]
+
+    def list(self, **wish: Any) -> list[dict[str, Any]]:
+        answer = self.link.ask(Command.LIST, Header(execution=self.execution), encode_json(**wish))
+        return decode_json(answer.body)["executions"]
+
+
+def submitted(connection: Path, execution: bytes | None = None) -> Talk:
+    """An Executor that has submitted an execution."""
+    talk = Talk(connection, "executor", execution or uuid.uuid4().bytes)
+    talk.put_and_wait(EXECUTOR, Channel.SIGNALS, 1, SUBMITTED)
+    return talk
+
+
+def lines(first: int, count: int) -> list[bytes]:
+    return [log(f"line {number}") for number in range(first, first + count)]

@@ -1,0 +1,423 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import zmq
+
+from theorbo.schemas.connection import Connection, KeyPair, key_file
+from theorbo.schemas.errors import Unavailable
+from theorbo.schemas.frames import Command, Header, Message, decode_json, encode_json
+from theorbo.schemas.limits import MESSAGE_BYTES
+from theorbo.schemas.link import configure, open_link, start_own_broker
+from theorbo.schemas.names import EXECUTOR, Channel, topic
+from theorbo.schemas.records import split_body
+
+from .bus import AGENT, RANK, log, put, record
+from .talk import DEADLINE_S, Talk, lines, submitted
+
+LOG, SIGNALS = Channel.LOG, Channel.SIGNALS
+
+
+def dealer(connection: Connection, context: zmq.Context) -> zmq.Socket:
+    """A socket without a link: says what it likes."""
+    socket = context.socket(zmq.DEALER)
+    configure(socket, connection)
+    socket.setsockopt(zmq.RCVTIMEO, int(DEADLINE_S * 1000))
+    socket.connect(connection.router[0])
+    return socket
+
+
+def logged(broker, event: str) -> list[dict]:
+    return [entry for line in broker.log.splitlines() if (entry := json.loads(line))["event"] == event]
+
+
+class TestConversation:
+    def test_what_is_put_is_acknowledged_and_followed(self, broker):
+        with submitted(broker.connection_file) as executor:
+            executor.read(follow=True)
+            executor.put_and_wait(RANK, LOG, 1, *lines(1, 20))
+            executor.until(lambda: len(executor.texts()) == 20, "20 lines")
+            assert executor.texts() == [f"line {number}" for number in range(1, 21)]
+            (view,) = executor.list()
+            assert view["state"] == "PENDING"
+            assert view["heads"] == {"signals": 1, "log": 20}
+
+    def test_bytes_arrive_as_they_were(self, broker):
+        text = "".join(chr(c) for c in range(0x2FF)) + "\u2028 \U0001f3bb ;;; \\ \x7f"
+        with submitted(broker.connection_file) as executor:
+            executor.read(follow=True, channels=["log"])
+            executor.put(RANK, LOG, 1, log(text))
+            executor.until(executor.texts)
+            assert executor.texts() == [text]
+
+    def test_an_attachment_goes_in_and_out_in_chunks(self, broker):
+        payload = os.urandom(600_000)
+        digest = hashlib.sha256(payload).digest()
+        with submitted(broker.connection_file) as executor:
+            received = 0
+            while received < len(payload):
+                chunk = payload[received : received + 256 * 1024]
+                header = Header(execution=executor.execution, first=received, count=len(chunk), position=len(payload))
+                before = len(executor.got(Command.STORED))
+                executor.link.send(Message(Command.ATTACH, header, digest + chunk))
+                received = executor.wait(Command.STORED, before + 1)[-1].header.first
+            got = b""
+            while len(got) < len(payload):
+                header = Header(execution=executor.execution, first=len(got), count=256 * 1024)
+                got += executor.link.ask(Command.FETCH, header, digest).body
+            assert got == payload
+
+    def test_live_events_come_after_the_nonce_and_beacons_repeat_the_heads(self, broker):
+        with submitted(broker.connection_file) as executor:
+            connection = Connection.load(broker.connection_file)
+            context = zmq.Context()
+            sub = context.socket(zmq.SUB)
+            configure(sub, connection)
+            sub.setsockopt(zmq.RCVTIMEO, int(DEADLINE_S * 1000))
+            sub.connect(connection.publisher[0])
+            for wanted in (b"log/mfx1/", b"beacon/", b"nonce/4711"):
+                sub.subscribe(wanted)
+            while (frames := sub.recv_multipart())[0] != b"nonce/4711":
+                assert frames[0] == b"beacon/"
+            executor.put(RANK, LOG, 1, *lines(1, 3))
+            while (frames := sub.recv_multipart())[0] == b"beacon/":
+                pass
+            assert frames[0] == topic(LOG, "mfx1", "7", "galaxies", executor.execution.hex())
+            header = Header.decode(frames[1])
+            assert (header.source, header.first, header.count, header.position) == (RANK, 1, 3, 1)
+            assert header.time > 1e9
+            assert len(split_body(frames[2])) == 3
+            while True:
+                frames = sub.recv_multipart()
+                heads = decode_json(frames[2])["heads"].get(executor.execution.hex())
+                if heads == {"signals": 1, "log": 3}:
+                    break
+            sub.close()
+            context.term()
+
+    def test_control_reaches_the_agent(self, broker):
+        with submitted(broker.connection_file) as executor:
+            with Talk(broker.connection_file, "agent", executor.execution) as agent:
+                request = record("control_requested", action="cancel", by="alice")
+                executor.put(EXECUTOR, SIGNALS, 2, request)
+                assert agent.wait(Command.CONTROL)[0].body == request
+
+
+class TestBadInput:
+    def test_malformed_frames_are_refused_counted_and_logged_and_the_loop_goes_on(self, broker):
+        connection = Connection.load(broker.connection_file)
+        context = zmq.Context()
+        socket = dealer(connection, context)
+        for frames in ([b"PING"], [b"PING", b"TB\x01short", b""], [b""] * 7, [os.urandom(3000)] * 3):
+            socket.send_multipart(frames)
+            command, _, body = socket.recv_multipart()
+            assert command == Command.REFUSED
+            assert decode_json(body)["code"] == "malformed"
+        with submitted(broker.connection_file) as executor:
+            executor.put_and_wait(RANK, LOG, 1, log("still here"))
+        socket.close()
+        context.term()
+        origins = {entry["origin"] for entry in logged(broker, "refused a message")}
+        assert len(logged(broker, "refused a message")) == 4
+        assert all("has not said HELLO" in origin for origin in origins)
+        broker.stop()
+        assert logged(broker, "broker has ended")[0]["refused"] == {"malformed": 4}
+
+    def test_another_protocol_version_is_told(self, broker):
+        context = zmq.Context()
+        socket = dealer(Connection.load(broker.connection_file), context)
+        socket.send_multipart([b"HELLO", b"TB\x02" + bytes(100), b"{}"])
+        command, _, body = socket.recv_multipart()
+        assert command == Command.REFUSED
+        assert decode_json(body)["code"] == "version"
+        assert "install matching versions" in decode_json(body)["message"]
+        socket.close()
+        context.term()
+
+    def test_an_oversized_frame_closes_the_connection_and_nothing_else(self, broker):
+        context = zmq.Context()
+        socket = dealer(Connection.load(broker.connection_file), context)
+        monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        with submitted(broker.connection_file) as executor:
+            socket.send_multipart([b"PUT", Header().encode(), b"x" * (MESSAGE_BYTES + 1)])
+            assert monitor.poll(int(DEADLINE_S * 1000))
+            executor.put_and_wait(RANK, LOG, 1, log("still here"))
+        socket.disable_monitor()
+        socket.close()
+        context.term()
+
+    def test_a_key_that_is_not_on_the_list_gets_nothing(self, broker):
+        with submitted(broker.connection_file) as executor:
+            public, secret = zmq.curve_keypair()
+            KeyPair(public.decode(), secret.decode()).save(key_file())
+            connection = Connection.load(broker.connection_file)
+            context = zmq.Context()
+            socket = dealer(connection, context)
+            sub = context.socket(zmq.SUB)
+            configure(sub, connection)
+            sub.connect(connection.publisher[0])
+            sub.subscribe(b"")
+            socket.send_multipart(Message(Command.HELLO, Header(), encode_json(role="observer")).encode())
+            executor.put_and_wait(RANK, LOG, 1, log("secret"))
+            assert socket.poll(1500) == 0
+            assert sub.poll(0) == 0
+            socket.close(0)
+            sub.close(0)
+            context.term()
+
+    def test_a_client_without_any_key_gets_nothing(self, broker):
+        context = zmq.Context()
+        socket = context.socket(zmq.DEALER)
+        socket.connect(Connection.load(broker.connection_file).router[0])
+        socket.send_multipart(Message(Command.HELLO, Header(), encode_json(role="observer")).encode())
+        assert socket.poll(1000) == 0
+        socket.close(0)
+        context.term()
+
+
+class TestRestart:
+    def test_after_kill_9_everything_acknowledged_is_there_once(self, broker):
+        with submitted(broker.connection_file) as executor:
+            first = 1
+            while executor.acknowledged(RANK, LOG) < 5000:
+                executor.put(RANK, LOG, first, *lines(first, 50))
+                first += 50
+                executor.listen()
+            broker.kill()
+            acknowledged = executor.acknowledged(RANK, LOG)
+            executor.listen()
+            acknowledged = max(acknowledged, executor.acknowledged(RANK, LOG))
+            assert first - 1 > acknowledged  # something was under way
+            broker.restart()
+            executor.heard.clear()
+            executor.until(lambda: executor.got(Command.WELCOME), "a new WELCOME")
+            request = executor.read(follow=False, channels=["log"])
+            executor.until(lambda: executor.got(Command.END), "the end of what there is")
+            assert executor.got(Command.END)[0].header.request == request
+            there = executor.texts()
+            assert len(there) >= acknowledged
+            assert there == [f"line {number}" for number in range(1, len(there) + 1)]
+            executor.put_and_wait(RANK, LOG, acknowledged + 1, *lines(acknowledged + 1, first - acknowledged))
+            (view,) = executor.list()
+            assert view["heads"]["log"] == first
+
+    def test_states_and_results_are_known_after_a_restart(self, broker):
+        with submitted(broker.connection_file) as executor:
+            with Talk(broker.connection_file, "agent", executor.execution) as agent:
+                agent.put(AGENT, SIGNALS, 1, record("agent_started", host="h"))
+                agent.put(RANK, SIGNALS, 1, record("rank_started", host="h"), record("rank_ended", exit_code=0))
+                agent.put_and_wait(AGENT, SIGNALS, 2, record("agent_closed", streams={"rank:0/signals": 2}))
+                executor.put_and_wait(EXECUTOR, SIGNALS, 2, record("launcher_gone", reason="it had done its work"))
+            executor.until(lambda: [v for v in executor.list(all=True) if v["state"] == "COMPLETED"], "COMPLETED")
+        broker.restart()
+        with Talk(broker.connection_file) as observer:
+            (view,) = observer.list(all=True)
+            assert view["state"] == "COMPLETED"
+            assert view["heads"] == {"signals": 9}
+            assert observer.list() == []
+
+    def test_sigterm_says_goodbye_and_leaves_a_clean_journal(self, broker):
+        with submitted(broker.connection_file) as executor:
+            executor.put(RANK, LOG, 1, *lines(1, 1000))
+            executor.until(lambda: executor.acknowledged(RANK, LOG) >= 1000)
+            assert broker.stop() == 0
+            executor.wait(Command.GOODBYE)
+        assert not broker.connection_file.exists()
+        assert not (broker.state / "journal.sqlite-wal").exists()
+        connection = sqlite3.connect(broker.state / "journal.sqlite")
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert connection.execute("SELECT sum(count) FROM batches WHERE channel = 2").fetchone() == (1000,)
+        connection.close()
+
+    def test_what_was_sent_before_sigterm_is_acknowledged_or_not_in_the_journal(self, broker):
+        with submitted(broker.connection_file) as executor:
+            for first in range(1, 20_001, 100):
+                executor.put(RANK, LOG, first, *lines(first, 100))
+            executor.until(lambda: executor.acknowledged(RANK, LOG) > 0)
+            broker.stop()
+            executor.wait(Command.GOODBYE)
+            connection = sqlite3.connect(broker.state / "journal.sqlite")
+            (there,) = connection.execute("SELECT sum(count) FROM batches WHERE channel = 2").fetchone()
+            connection.close()
+            assert executor.acknowledged(RANK, LOG) == there
+
+    def test_a_full_disk_stops_acknowledgements_until_there_is_room(self, isolation):
+        from tests.conftest import RunningBroker
+
+        state = isolation / "small"
+        state.mkdir()
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", state], capture_output=True).returncode:
+            pytest.skip("only root may mount a small file system")
+        broker = None
+        try:
+            broker = RunningBroker(state)
+            with submitted(broker.connection_file) as executor:
+                ballast = state / "ballast"
+                with ballast.open("wb") as file:
+                    space = os.statvfs(state)
+                    file.write(b"x" * (space.f_bavail * space.f_frsize))
+                executor.put(RANK, LOG, 1, log("x" * 100_000))
+                executor.until(lambda: "is the disk full?" in broker.log, "a word in the log")
+                assert executor.acknowledged(RANK, LOG) == 0
+                assert executor.list()[0]["heads"] == {"signals": 1}
+                ballast.unlink()
+                executor.until(lambda: executor.acknowledged(RANK, LOG) == 1, "the acknowledgement")
+        finally:
+            if broker:
+                broker.kill()
+            subprocess.run(["umount", "--lazy", state], check=True)
+
+
+class TestCommand:
+    def test_a_second_broker_on_the_same_journal_is_refused_and_the_first_serves_on(self, broker, run_theorbo):
+        second = run_theorbo("broker", "--state", broker.state, "--bind", "tcp://127.0.0.1:0")
+        assert second.returncode == 6
+        assert second.stderr.count("\n") == 1
+        assert f"pid {broker.process.pid}" in second.stderr
+        with submitted(broker.connection_file) as executor:
+            executor.put_and_wait(RANK, LOG, 1, log("x"))
+
+    def test_a_port_in_use_is_one_line_and_nothing_is_left(self, tmp_path, run_theorbo):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            refused = run_theorbo("broker", "--state", tmp_path / "s", "--bind", f"tcp://127.0.0.1:{port}")
+        assert refused.returncode == 6
+        assert refused.stderr.count("\n") == 1
+        assert f"port {port} on 127.0.0.1 is in use" in refused.stderr
+        assert "port 0" in refused.stderr
+        left = {entry.name for entry in (tmp_path / "s").iterdir()}
+        assert left == {"broker.lock", "broker-key.json", "authorized_keys"}
+
+    def test_an_address_of_another_machine_is_named(self, tmp_path, run_theorbo):
+        refused = run_theorbo("broker", "--state", tmp_path / "s", "--bind", "tcp://192.0.2.1:0")
+        assert refused.returncode == 6
+        assert "192.0.2.1 is no address of this machine" in refused.stderr
+
+    def test_a_newer_journal_is_refused_in_one_line(self, tmp_path, run_theorbo):
+        (tmp_path / "s").mkdir()
+        connection = sqlite3.connect(tmp_path / "s" / "journal.sqlite")
+        connection.execute("PRAGMA user_version = 99")
+        connection.close()
+        refused = run_theorbo("broker", "--state", tmp_path / "s", "--bind", "tcp://127.0.0.1:0")
+        assert refused.returncode == 6
+        assert refused.stderr.count("\n") == 1
+        assert "schema version 99" in refused.stderr
+        assert not (tmp_path / "s" / "connection.json").exists()
+
+    def test_a_broker_for_all_interfaces_names_this_host(self, isolation):
+        from tests.conftest import RunningBroker
+
+        (isolation / "wide").mkdir()
+        broker = RunningBroker(isolation / "wide", "--bind", "tcp://0.0.0.0:0", "--publisher", "tcp://0.0.0.0:0")
+        connection = Connection.load(broker.connection_file)
+        broker.stop()
+        assert any(socket.gethostname() in address for address in connection.router)
+        assert any("//127.0.0.1:" in address for address in connection.router)
+        assert len(connection.router) == len(connection.publisher)
+
+    def test_the_log_is_one_json_object_a_line(self, broker):
+        (ready,) = logged(broker, "broker is ready")
+        assert ready["level"] == "info"
+        assert ready["connection"] == str(broker.connection_file)
+
+    def test_an_idle_broker_costs_next_to_nothing(self, broker):
+        with Talk(broker.connection_file) as observer:
+            before, began = cpu_s(broker.process.pid), time.monotonic()
+            observer.until(lambda: time.monotonic() - began > 3.0)
+            assert (cpu_s(broker.process.pid) - before) / (time.monotonic() - began) < 0.01
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class TestEmbedded:
+    @pytest.fixture(autouse=True)
+    def no_broker_is_left(self, isolation, wait_for):
+        yield
+        connection = isolation / "state" / "connection.json"
+        if connection.exists():
+            pid = Connection.load(connection).pid
+            os.kill(pid, signal.SIGTERM)
+            wait_for(lambda: not connection.exists(), "the end of the embedded broker")
+
+    def test_it_serves_on_short_ipc_addresses_and_ends_by_itself_without_a_trace(self, isolation, wait_for):
+        connection_file = isolation / "state" / "connection.json"
+        link = open_link(None, "observer")
+        connection = Connection.load(connection_file)
+        assert connection.public_key is None
+        assert all(address.startswith("ipc://") and len(address) < 107 for address in connection.router)
+        sockets = Path(connection.router[0].removeprefix("ipc://")).parent
+        assert sockets.stat().st_mode & 0o777 == 0o700
+        link.close()
+        wait_for(lambda: not connection_file.exists(), "the removal of the connection file")
+        wait_for(lambda: not sockets.exists(), "the removal of the sockets")
+        assert not (isolation / "state" / "journal.sqlite-wal").exists()
+
+    def test_it_stays_while_somebody_is_connected_or_an_execution_is_open(self, isolation, wait_for):
+        connection_file = isolation / "state" / "connection.json"
+        start_own_broker()
+        with submitted(connection_file) as executor:
+            began = time.monotonic()
+            executor.until(lambda: time.monotonic() - began > 6.5)
+            assert connection_file.exists()
+        wait_for(lambda: time.monotonic() - began > 13.5)
+        assert connection_file.exists()  # nobody is connected, but the execution has not ended
+
+    def test_two_that_are_started_at_once_become_one(self, isolation):
+        reader, writer = os.pipe()
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "theorbo.broker", "--embedded", "--ready-fd", str(writer)],
+                pass_fds=(writer,), stderr=subprocess.PIPE, text=True,
+            )
+            for _ in range(2)
+        ]  # fmt: skip
+        os.close(writer)
+        answers = ""
+        while answers.count(" ") < 2 or "ready" not in answers or "busy" not in answers:
+            chunk = os.read(reader, 4096).decode()
+            assert chunk, answers
+            answers += chunk
+        os.close(reader)
+        loser = (
+            next(process for process in processes if process.wait(DEADLINE_S if process.poll() else None) == 6)
+            if (any(process.poll() is not None for process in processes))
+            else None
+        )
+        for process in processes:
+            if process is not loser and process.poll() is None:
+                process.terminate()
+            process.communicate(timeout=DEADLINE_S)
+        assert sorted(process.returncode for process in processes) == [0, 6]
+
+    def test_a_broker_that_finds_it_running_says_that_it_ends_by_itself(self, isolation, run_theorbo):
+        start_own_broker()
+        refused = run_theorbo("broker", "--bind", "tcp://127.0.0.1:0")
+        assert refused.returncode == 6
+        assert "ends by itself" in refused.stderr
+
+    def test_why_it_cannot_start_is_told(self, isolation, monkeypatch):
+        connection = sqlite3.connect(isolation / "state" / "journal.sqlite")
+        connection.execute("PRAGMA user_version = 99")
+        connection.close()
+        with pytest.raises(Unavailable, match="schema version 99"):
+            start_own_broker()
+
+
+def test_a_message_that_finds_a_bug_of_ours_does_not_end_the_broker(broker):
+    """The rule of the skin, tried on a message that only looks right: a stream that two channels claim."""
+    with submitted(broker.connection_file) as executor:
+        executor.link.send(put(RANK, LOG, 2**64 - 2, log("far away"), execution=executor.execution))
+        executor.put_and_wait(RANK, LOG, 1, log("near"))

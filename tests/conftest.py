@@ -1,0 +1,126 @@
+"""What all tests share: a state directory of their own, a real broker on free ports, the real command."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from theorbo.schemas.connection import Connection
+
+DEADLINE_S = 20.0
+"""A test that waits longer than this for something that should happen has failed."""
+
+
+@pytest.fixture(autouse=True)
+def isolation(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """No test sees the user's own broker, keys or spools. Returns the directory that holds them instead."""
+    home = tmp_path_factory.mktemp("theorbo")
+    for variable in list(os.environ):
+        if variable.startswith("THEORBO_"):
+            monkeypatch.delenv(variable)
+    for variable, name in (("STATE", "state"), ("CONFIG", "config"), ("SPOOL_ROOT", "spool")):
+        (home / name).mkdir(mode=0o700)
+        monkeypatch.setenv(f"THEORBO_{variable}", str(home / name))
+    return home
+
+
+class RunningBroker:
+    """A real `theorbo broker` process with a state directory of its own, on free loopback ports."""
+
+    def __init__(self, state: Path, *options: str, environment: dict[str, str] | None = None) -> None:
+        self.state = state
+        self.connection_file = state / "connection.json"
+        self.log_file = state.parent / f"{state.name}.log"
+        self._options = options
+        self._environment = environment
+        self._addresses = ("tcp://127.0.0.1:0", "tcp://127.0.0.1:0")
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and return when it is ready; on the same ports as before, if it ran before."""
+        reader, writer = os.pipe()
+        router, publisher = self._addresses
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable, "-m", "theorbo.broker", "--state", str(self.state),
+                    "--bind", router, "--publisher", publisher, "--ready-fd", str(writer), *self._options,
+                ],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(writer,),
+                env=None if self._environment is None else {**os.environ, **self._environment},
+            )  # fmt: skip
+        os.close(writer)
+        with open(reader, "rb") as answer:
+            words = answer.read().decode()
+        assert words.startswith("ready "), f"{words}\n{self.log}"
+        connection = Connection.load(self.connection_file)
+        self._addresses = (connection.router[0], connection.publisher[0])
+
+    @property
+    def log(self) -> str:
+        """What the broker has written to stderr so far."""
+        return self.log_file.read_text()
+
+    def stop(self) -> int:
+        """End it in good order; its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(DEADLINE_S)
+
+    def kill(self) -> None:
+        """End it by SIGKILL."""
+        self.process.kill()
+        self.process.wait(DEADLINE_S)
+
+    def restart(self) -> None:
+        """Start it again on the same journal and ports, after ending it in good order if it still runs."""
+        if self.process.poll() is None:
+            self.stop()
+        self.start()
+
+
+@pytest.fixture
+def broker(isolation: Path) -> Iterator[RunningBroker]:
+    """A broker that the test may stop, kill and restart."""
+    state = isolation / "broker"
+    state.mkdir()
+    running = RunningBroker(state)
+    yield running
+    if running.process.poll() is None:
+        running.stop()
+
+
+@pytest.fixture
+def run_theorbo() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the real command: `run_theorbo("ps", "--all", timeout=5.0)`; keywords as of subprocess.run."""
+
+    def run(*arguments: str | Path, **keywords: Any) -> subprocess.CompletedProcess[str]:
+        options = {"capture_output": True, "text": True, "timeout": 60.0, "stdin": subprocess.DEVNULL, **keywords}
+        if "input" in options:
+            del options["stdin"]
+        return subprocess.run(
+            [sys.executable, "-m", "theorbo.schemas.command", *map(str, arguments)], check=False, **options
+        )
+
+    return run
+
+
+@pytest.fixture
+def wait_for() -> Callable[..., Any]:
+    """Waits until a condition gives something true, and returns it: `wait_for(lambda: path.exists())`."""
+
+    def wait(condition: Callable[[], Any], what: str = "", timeout_s: float = DEADLINE_S) -> Any:
+        deadline = time.monotonic() + timeout_s
+        while not (found := condition()):
+            assert time.monotonic() < deadline, f"waited {timeout_s} s in vain for {what or condition}"
+            time.sleep(0.01)
+        return found
+
+    return wait

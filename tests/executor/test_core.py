@@ -1,0 +1,232 @@
+"""What an Executor decides, without sockets, processes or clocks."""
+
+from __future__ import annotations
+
+import pytest
+
+from theorbo.executor import core
+from theorbo.executor.core import (
+    Accepted,
+    CallHooks,
+    EndLauncher,
+    Finish,
+    GiveUp,
+    Heard,
+    Launch,
+    LauncherEnded,
+    Notice,
+    Report,
+    Supervisor,
+    Tick,
+    Wanted,
+    Wish,
+)
+from theorbo.executor.reported import Reported
+from theorbo.schemas import events
+from theorbo.schemas.frames import Header
+from theorbo.schemas.limits import CONNECT_S, DRAIN_S, KILL_WAIT_S, LAUNCHER_WORD_S
+from theorbo.schemas.names import BROKER, Channel
+from theorbo.schemas.states import State
+
+T0 = 1000.0
+
+
+def heard(event: events.EventBase) -> Heard:
+    return Heard(Reported(Header(channel=Channel.SIGNALS, source=BROKER), event))
+
+
+def state(new: str, previous: str = "PENDING", reason: str = "") -> Heard:
+    return heard(events.StateChanged(time=1.0, state=new, previous=previous, reason=reason))
+
+
+def supervisor(*, time_limit_s: float | None = None, detach: bool = False) -> Supervisor:
+    return Supervisor(T0, by="ada@lab", grace_s=10.0, time_limit_s=time_limit_s, detach=detach)
+
+
+def launched(**options) -> Supervisor:
+    started = supervisor(**options)
+    assert started.handle(Accepted(), T0) == [Launch()]
+    return started
+
+
+def kinds(instructions: list[core.Instruction]) -> list[type]:
+    return [type(instruction) for instruction in instructions]
+
+
+def request(instructions: list[core.Instruction]) -> events.ControlRequested:
+    (event,) = [i.event for i in instructions if isinstance(i, Report)]
+    assert isinstance(event, events.ControlRequested)
+    return event
+
+
+def test_nothing_is_launched_before_the_submission_is_accepted():
+    waiting = supervisor()
+    assert waiting.handle(Tick(0.0), T0 + 1) == []
+    assert waiting.handle(Accepted(), T0 + 2) == [Launch()]
+
+
+def test_it_launches_once():
+    assert launched().handle(Accepted(), T0 + 1) == []
+
+
+def test_a_submission_that_is_not_accepted_is_given_up_and_nothing_is_launched():
+    waiting = supervisor()
+    assert kinds(waiting.handle(Tick(0.0), T0 + CONNECT_S)) == [GiveUp]
+    assert waiting.handle(Accepted(), T0 + CONNECT_S + 1) == []
+
+
+@pytest.mark.parametrize("final", ["COMPLETED", "FAILED", "CANCELLED", "TIMEDOUT", "LOST"])
+def test_a_final_state_ends_the_supervision_after_its_hooks(final):
+    instructions = launched().handle(state(final, "RUNNING", "why"), T0 + 1)
+    assert kinds(instructions) == [CallHooks, Finish]
+    assert instructions[1] == Finish(State(final), "why")
+
+
+def test_running_is_started_or_continued_by_where_it_comes_from():
+    started = launched()
+    assert started.handle(state("RUNNING"), T0 + 1)[0].names == ("ANY", "TASK_STARTED")
+    assert started.handle(state("STOPPED", "RUNNING"), T0 + 2)[0].names == ("ANY", "TASK_STOPPED")
+    assert started.handle(state("RUNNING", "STOPPED"), T0 + 3)[0].names == ("ANY", "TASK_CONTINUED")
+
+
+def test_the_time_limit_cancels_with_its_own_cause():
+    limited = launched(time_limit_s=5.0)
+    assert limited.handle(Tick(0.0), T0 + 4.9) == []
+    assert limited.deadline == T0 + 5.0
+    asked = request(limited.handle(Tick(0.0), T0 + 5.0))
+    assert (asked.action, asked.cause, asked.reason) == ("cancel", "time_limit", "time limit of 5 s reached")
+    assert limited.handle(Tick(0.0), T0 + 6.0) == []
+
+
+def test_a_cancelled_task_is_not_timed_out_as_well():
+    limited = launched(time_limit_s=5.0)
+    limited.handle(Wanted(Wish.CANCEL, ""), T0 + 1)
+    assert limited.handle(Tick(0.0), T0 + 6.0) == []
+
+
+def test_the_first_interrupt_cancels_the_second_kills_the_third_lets_go():
+    running = launched()
+    first = request(running.handle(Wanted(Wish.INTERRUPT, "Ctrl-C"), T0 + 1))
+    assert (first.action, first.cause, first.by, first.reason, first.grace_s) == (
+        "cancel", "user", "ada@lab", "Ctrl-C", 10.0,
+    )  # fmt: skip
+    assert request(running.handle(Wanted(Wish.INTERRUPT, "Ctrl-C"), T0 + 2)).action == "kill"
+    assert kinds(running.handle(Wanted(Wish.INTERRUPT, "Ctrl-C"), T0 + 3)) == [Finish]
+
+
+def test_an_interrupt_after_the_time_limit_kills():
+    limited = launched(time_limit_s=5.0)
+    limited.handle(Tick(0.0), T0 + 5.0)
+    assert request(limited.handle(Wanted(Wish.INTERRUPT, ""), T0 + 6)).action == "kill"
+
+
+def test_a_scheduler_that_sends_sigterm_twice_does_not_cut_the_grace_short():
+    running = launched()
+    assert request(running.handle(Wanted(Wish.CANCEL, "SIGTERM"), T0 + 1)).action == "cancel"
+    assert running.handle(Wanted(Wish.CANCEL, "SIGTERM"), T0 + 1.1) == []
+
+
+def test_a_launcher_that_survives_the_kill_is_ended_itself():
+    running = launched()
+    running.handle(Wanted(Wish.KILL, ""), T0)
+    assert kinds(running.handle(Tick(0.0), T0 + KILL_WAIT_S)) == [EndLauncher, Notice]
+    assert running.handle(Tick(0.0), T0 + KILL_WAIT_S + 1) == []
+
+
+def test_interrupted_before_the_launch_nothing_is_launched():
+    waiting = supervisor()
+    assert request(waiting.handle(Wanted(Wish.INTERRUPT, ""), T0)).action == "cancel"
+    (report,) = waiting.handle(Accepted(), T0 + 1)
+    assert isinstance(report, Report)
+    assert isinstance(report.event, events.LauncherGone)
+    assert kinds(waiting.handle(state("CANCELLED"), T0 + 2)) == [CallHooks, Finish]
+
+
+def test_a_launcher_that_ended_without_a_word_is_reported_after_a_short_wait():
+    running = launched()
+    assert running.handle(LauncherEnded(-9), T0 + 1) == []
+    assert running.handle(Tick(0.0), T0 + 1.5) == []
+    (report,) = running.handle(Tick(0.0), T0 + 1 + LAUNCHER_WORD_S)
+    assert report.event.reason == "the launcher was killed by signal 9 without a word"
+    assert running.handle(Tick(0.0), T0 + 10) == []
+
+
+def test_a_launcher_whose_last_word_comes_in_time_is_not_reported():
+    running = launched()
+    running.handle(LauncherEnded(0), T0 + 1)
+    running.handle(heard(events.LauncherEnded(time=1.0, exit_code=0)), T0 + 2)
+    assert running.handle(Tick(0.0), T0 + 30) == []
+
+
+def test_the_wait_for_the_launchers_word_counts_only_while_the_broker_is_heard():
+    running = launched()
+    running.handle(LauncherEnded(0), T0 + 1)
+    assert running.handle(Tick(4.0), T0 + 1 + LAUNCHER_WORD_S) == []
+    assert kinds(running.handle(Tick(6.0), T0 + 6)) == [Notice]
+    assert kinds(running.handle(Tick(0.0), T0 + 7)) == [Notice]
+    assert kinds(running.handle(Tick(0.0), T0 + 6 + LAUNCHER_WORD_S)) == [Report]
+
+
+def test_a_launcher_that_could_not_be_started_is_reported_at_the_next_tick():
+    running = launched()
+    running.handle(LauncherEnded(None, "no memory"), T0 + 1)
+    assert running.deadline == T0 + 1
+    (report,) = running.handle(Tick(0.0), T0 + 1)
+    assert report.event.reason == "the launcher could not be started: no memory"
+
+
+def test_nothing_waits_for_ever():
+    running = launched()
+    running.handle(LauncherEnded(0), T0)
+    running.handle(heard(events.LauncherEnded(time=1.0)), T0 + 1)
+    running.handle(heard(events.Log(time=1.0, text="still delivering")), T0 + 100)
+    assert running.handle(Tick(0.0), T0 + DRAIN_S + 50) == []
+    assert kinds(running.handle(Tick(0.0), T0 + DRAIN_S + 100)) == [GiveUp]
+
+
+def test_a_silent_broker_does_not_end_the_supervision_while_the_launcher_lives():
+    running = launched()
+    assert kinds(running.handle(Tick(20.0), T0 + 20)) == [Notice]
+    assert running.handle(Tick(1000.0), T0 + 1000) == []
+
+
+def test_detached_it_lets_go_when_the_first_agent_has_taken_over():
+    detached = launched(detach=True)
+    assert kinds(detached.handle(heard(events.LauncherStarted(time=1.0, host="n", agents=1)), T0 + 1)) == [CallHooks]
+    instructions = detached.handle(heard(events.AgentStarted(time=1.0, host="n")), T0 + 2)
+    assert kinds(instructions) == [CallHooks, Finish]
+    assert not instructions[1].state.final
+
+
+def test_a_closed_terminal_lets_go_also_before_anything_runs():
+    waiting = supervisor()
+    assert waiting.handle(Wanted(Wish.LET_GO, "SIGHUP"), T0) == []
+    assert waiting.handle(Accepted(), T0 + 1) == [Launch()]
+    assert kinds(waiting.handle(heard(events.AgentStarted(time=1.0, host="n")), T0 + 2)) == [CallHooks, Finish]
+
+
+@pytest.mark.parametrize(
+    ("event", "hook"),
+    [
+        (events.Result(time=1.0), "TASK_RESULT"),
+        (events.Log(time=1.0, text=""), "TASK_LOG"),
+        (events.Progress(time=1.0, done=1), "PROGRESS"),
+        (events.Metric(time=1.0, name="m", value=1), "METRIC"),
+        (events.Data(time=1.0, name="d", parts=[]), "DATA"),
+        (events.Output(time=1.0, text=""), "OUTPUT"),
+    ],
+)
+def test_every_kind_that_a_task_reports_has_its_hook(event, hook):
+    assert core.hooks_of(event) == ("ANY", hook)
+    assert hook in core.HOOK_NAMES
+
+
+def test_an_event_without_a_hook_of_its_own_is_still_any_event():
+    assert core.hooks_of(events.AgentStarted(time=1.0, host="n")) == ("ANY",)
+
+
+def test_after_the_end_nothing_follows_any_more():
+    running = launched(time_limit_s=1.0)
+    running.handle(state("COMPLETED", "RUNNING"), T0)
+    for stimulus in (Tick(100.0), Wanted(Wish.INTERRUPT, ""), LauncherEnded(0), Accepted()):
+        assert running.handle(stimulus, T0 + 100) == []

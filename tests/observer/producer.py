@@ -1,0 +1,113 @@
+"""An Executor and its ranks, as far as the broker can tell: puts events over a real link."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import time
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from theorbo.schemas.delivery import Delivery, SendChunk
+from theorbo.schemas.frames import Command, Header, Message
+from theorbo.schemas.link import Link
+from theorbo.schemas.names import EXECUTOR, LAUNCHER, Channel, Source, SourceKind
+from theorbo.schemas.records import Attachment, channel_of, encode_record
+
+RANK = Source(SourceKind.RANK, 0)
+AGENT = Source(SourceKind.AGENT, 0)
+DEADLINE_S = 20.0
+
+
+class Producer:
+    """One execution. `put` reports, `flush` waits until all of it is in the journal."""
+
+    def __init__(self, connection_file: Path, **submitted: Any) -> None:
+        self.execution = uuid.uuid4().bytes
+        self._delivery = Delivery(self.execution)
+        self._attachments: dict[str, bytes] = {}
+        self._link = Link(connection_file, "executor", self.execution)
+        self.put(
+            EXECUTOR,
+            kind="execution_submitted",
+            **{"task": "galaxies", "user": getpass.getuser(), "host": "here", **submitted},
+        )
+        self.flush()
+
+    @property
+    def id(self) -> str:
+        return self.execution.hex()
+
+    def put(self, source: Source = RANK, *, channel: Channel | None = None, **fields: Any) -> None:
+        record = encode_record({"kind": fields.pop("kind"), "time": time.time(), **fields})
+        self._delivery.offer(source, channel or channel_of(record), record)
+
+    def log(self, *texts: str) -> None:
+        for text in texts:
+            self.put(kind="log", text=text)
+
+    def attach(self, content: bytes) -> dict[str, Any]:
+        """What a record says of an attachment; the bytes go along with the record that names it."""
+        digest = hashlib.sha256(content).hexdigest()
+        self._attachments[digest] = content
+        return {"sha256": digest, "size": len(content)}
+
+    def result(self, parts: Iterable[dict[str, Any]], **fields: Any) -> None:
+        parts = list(parts)
+        named = [
+            {"sha256": part["sha256"], "size": part["size"]}
+            for part in parts
+            if "sha256" in part and "path" not in part
+        ]
+        self.put(**{"kind": "result", **fields}, parts=parts, attachments=named)
+
+    def end(self, exit_code: int = 0) -> None:
+        """The rest of an execution's life: everything ends, and everybody has said so."""
+        self.put(AGENT, kind="agent_started", host="here")
+        self.put(LAUNCHER, kind="launcher_started", host="here", agents=1)
+        self.put(kind="rank_started", host="here")
+        self.flush()
+        self.put(kind="rank_ended", exit_code=exit_code)
+        self.put(LAUNCHER, kind="launcher_ended", exit_code=exit_code)
+        self.flush()
+        streams = {str(stream): count for stream, count in self._delivery.counts().items() if stream.source == RANK}
+        self.put(AGENT, kind="agent_closed", streams=streams)
+        self.flush()
+
+    def pump(self) -> None:
+        """Send what can be sent, take what has arrived."""
+        now = time.time()
+        for item in self._delivery.outgoing(now):
+            self._send(item)
+        for message in self._link.receive(0.01):
+            header = message.header
+            if message.command == Command.WELCOME:
+                self._delivery.welcomed()
+            elif message.command == Command.ACK:
+                self._delivery.handle_ack(header, now)
+            elif message.command == Command.STORED:
+                known = Attachment(message.body.hex(), header.position)
+                for item in self._delivery.handle_stored(known, header.first, now):
+                    self._send(item)
+            elif message.command == Command.REFUSED:
+                raise AssertionError(message)
+        self._link.tick()
+
+    def _send(self, item: Message | SendChunk) -> None:
+        if isinstance(item, SendChunk):
+            digest, content = bytes.fromhex(item.attachment.sha256), self._attachments[item.attachment.sha256]
+            data = content[item.offset : item.offset + item.length]
+            header = Header(execution=self.execution, first=item.offset, count=len(data), position=item.attachment.size)
+            item = Message(Command.ATTACH, header, digest + data)
+        self._link.send(item)
+
+    def flush(self) -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while not self._delivery.idle:
+            assert time.monotonic() < deadline, "the broker does not acknowledge"
+            self.pump()
+
+    def close(self) -> None:
+        self._link.close()

@@ -1,0 +1,254 @@
+"""The observer's half of the conversation, message by message."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from theorbo.observer.filters import Filter
+from theorbo.observer.subscription import (
+    Batch,
+    Finished,
+    Missed,
+    Snapshot,
+    Subscribe,
+    Subscription,
+    Unsubscribe,
+)
+from theorbo.schemas.errors import ProtocolError
+from theorbo.schemas.frames import Command, Header, Message, decode_json, encode_json
+from theorbo.schemas.limits import ANSWER_S, LISTING_ROWS, REPAIR_CREDIT_BYTES, SUSPECT_S
+from theorbo.schemas.names import BROKER, Channel, Source, SourceKind, topic
+from theorbo.schemas.records import encode_record
+
+A, B, C = b"a" * 16, b"b" * 16, b"c" * 16
+NAMES = {"task": "galaxies", "experiment": "mfx1", "run": "12"}
+
+
+def view(execution: bytes = A, state: str = "RUNNING", **heads: int) -> dict[str, Any]:
+    return {"execution": execution.hex(), **NAMES, "state": state, "heads": heads}
+
+
+def live(position: int, execution: bytes = A, channel: Channel = Channel.LOG, **fields: Any) -> Message:
+    header = Header(
+        execution=execution, channel=channel, source=Source(SourceKind.RANK, 0), first=position, count=1,
+        position=position, sequence=1000 + position,
+    )  # fmt: skip
+    name = topic(channel, "mfx1", "12", "galaxies", execution.hex())
+    return Message(name, header, encode_record({"kind": "log", "time": 1.0, "text": str(position), **fields}))
+
+
+def state_changed(position: int, state: str) -> Message:
+    fields = {"kind": "state_changed", "state": state, "previous": "RUNNING"}
+    message = live(position, channel=Channel.SIGNALS, **fields)
+    return message._replace(header=message.header._replace(source=BROKER))
+
+
+def beacon(broker: str = "one", **heads: dict[str, int]) -> Message:
+    named = {name.encode().hex() * 16: channels for name, channels in heads.items()}
+    return Message(b"beacon/", Header(), encode_json(broker=broker, time=1.0, heads=named))
+
+
+class Peer:
+    """The broker's side, as far as a test spells it out."""
+
+    def __init__(self, wanted: Filter | None = None, **options: Any) -> None:
+        self.now = 0.0
+        self.subscription = Subscription(
+            wanted or Filter(), map(str, itertools.count(1)).__next__, itertools.count(1).__next__, **options
+        )
+        self.out: list[Any] = []
+        self.take(self.subscription.join("one", self.now))
+
+    def take(self, instructions: list[Any]) -> list[Any]:
+        self.out = instructions
+        return instructions
+
+    def publish(self, message: Message) -> list[Any]:
+        return self.take(self.subscription.published(message, self.now))
+
+    def answer(self, command: bytes, header: Header, **fields: Any) -> list[Any]:
+        return self.take(self.subscription.answered(Message(command, header, encode_json(**fields)), self.now))
+
+    def sent(self, command: bytes) -> list[Message]:
+        return [item for item in self.out if isinstance(item, Message) and item.command == command]
+
+    def nonce(self) -> bytes:
+        return next(item.topic for item in self.out if isinstance(item, Subscribe) and item.topic[:6] == b"nonce/")
+
+    def confirm(self) -> Peer:
+        """Answer both nonces, until LIST is sent."""
+        self.publish(Message(self.nonce()))
+        self.publish(Message(self.nonce()))
+        return self
+
+    def list(self, *views: dict[str, Any], sequence: int = 1000) -> list[Any]:
+        header = self.sent(Command.LIST)[0].header
+        return self.answer(Command.LISTING, header._replace(sequence=sequence), executions=list(views))
+
+
+def events(instructions: list[Any]) -> list[tuple[bytes, int]]:
+    return [(item.header.execution, item.header.position) for item in instructions if isinstance(item, Batch)]
+
+
+def test_joining_subscribes_first_and_lists_when_that_is_active_for_certain():
+    peer = Peer(Filter.of(experiment="mfx1", channels=["log"]))
+    first = peer.nonce()
+    assert {item.topic for item in peer.out} == {b"signals/mfx1/", b"log/mfx1/", b"beacon/", first}
+    peer.publish(Message(first))
+    assert Unsubscribe(first) in peer.out
+    assert not peer.sent(Command.LIST)
+    peer.publish(Message(first))
+    assert peer.out == []
+    peer = Peer(Filter.of(experiment="mfx1")).confirm()
+    assert decode_json(peer.sent(Command.LIST)[0].body) == {"all": True, "limit": LISTING_ROWS, "experiment": "mfx1"}
+
+
+def test_the_snapshot_comes_first_then_what_came_meanwhile_and_is_not_in_it():
+    peer = Peer().confirm()
+    request = peer.out
+    assert events(peer.publish(live(3)) + peer.publish(live(4))) == []
+    peer.out = request
+    out = peer.list(view(A, log=3), view(B, "COMPLETED", log=7))
+    snapshot = next(item for item in out if isinstance(item, Snapshot))
+    assert [item["execution"] for item in snapshot.views] == [A.hex()]
+    assert events(out[out.index(snapshot) :]) == [(A, 4)]
+    assert events(peer.publish(live(5))) == [(A, 5)]
+
+
+def test_a_named_execution_is_in_the_snapshot_even_if_it_has_ended():
+    peer = Peer(Filter.of(execution=A.hex()), until_ended=True).confirm()
+    out = peer.list(view(A, "COMPLETED", log=3))
+    assert any(isinstance(item, Snapshot) and len(item.views) == 1 for item in out)
+    assert out[-1] == Finished()
+
+
+def test_a_full_listing_is_followed_by_one_of_the_open_executions():
+    peer = Peer().confirm()
+    many = [view(number.to_bytes(16, "big"), "COMPLETED", log=1) for number in range(LISTING_ROWS)]
+    peer.list(*many)
+    assert decode_json(peer.sent(Command.LIST)[0].body)["all"] is False
+    out = peer.list(view(A, log=3))
+    assert [item["execution"] for item in next(i for i in out if isinstance(i, Snapshot)).views] == [A.hex()]
+
+
+def test_a_gap_is_read_with_credit_that_is_renewed_when_half_of_it_is_used():
+    peer = Peer().confirm()
+    peer.list(view(A, log=3))
+    peer.publish(live(20))
+    read = peer.sent(Command.READ)[0]
+    wish = decode_json(read.body)
+    assert wish == {"channel": "log", "first": 4, "last": 19, "credit": REPAIR_CREDIT_BYTES}
+    credited = []
+    for position in range(4, 20):
+        batch = live(position, text="x" * 60_000)
+        header = batch.header._replace(request=read.header.request)
+        out = peer.take(peer.subscription.answered(Message(Command.EVENTS, header, batch.body), 0.0))
+        assert events(out)[0] == (A, position)
+        credited += [(message.header.count, message.header.sequence) for message in peer.sent(Command.CREDIT)]
+    assert events(out) == [(A, 19), (A, 20)]
+    size = len(live(4, text="x" * 60_000).body)
+    assert [sequence for _, sequence in credited] == [1012]
+    assert REPAIR_CREDIT_BYTES // 2 <= credited[0][0] < REPAIR_CREDIT_BYTES // 2 + size + 10
+
+
+def test_a_gap_that_is_refused_is_told():
+    peer = Peer().confirm()
+    peer.list(view(A, log=3))
+    peer.publish(live(6))
+    read = peer.sent(Command.READ)[0]
+    out = peer.answer(Command.REFUSED, read.header, code="unknown_execution", message="it is forgotten")
+    missed = next(item for item in out if isinstance(item, Missed))
+    assert missed[1:] == (Channel.LOG, 4, 5, "it is forgotten")
+    assert events(out) == [(A, 6)]
+
+
+def test_an_execution_that_only_the_beacon_names_is_asked_for_and_read_from_its_beginning():
+    peer = Peer(Filter.of(task="galaxies")).confirm()
+    peer.list()
+    peer.publish(beacon(b={"log": 2}, c={"log": 9}))
+    asked = {message.header.execution: message.header for message in peer.sent(Command.LIST)}
+    assert asked.keys() == {B, C}
+    peer.answer(Command.LISTING, asked[C], executions=[{**view(C, log=9), "task": "peaks"}])
+    assert not peer.sent(Command.READ)
+    peer.answer(Command.LISTING, asked[B], executions=[view(B, log=2)])
+    assert {"first": 1, "last": 2}.items() <= decode_json(peer.sent(Command.READ)[0].body).items()
+    assert peer.publish(beacon(b={"log": 2}, c={"log": 10})) == []
+
+
+def test_after_a_silence_of_the_beacon_everything_is_listed_again_and_nothing_comes_twice():
+    peer = Peer().confirm()
+    peer.list(view(A, log=3))
+    peer.now = SUSPECT_S + 1
+    peer.publish(beacon(a={"log": 4}))
+    assert len(peer.sent(Command.READ)) == 1  # what it names is not left for later
+    peer.confirm()
+    out = peer.list(view(A, log=4), view(B, "COMPLETED", log=2))
+    assert not any(isinstance(item, Snapshot) for item in out)
+    assert [message.header.execution for message in peer.sent(Command.READ)] == [B]
+
+
+def test_a_restarted_broker_is_asked_again_for_what_was_under_way():
+    peer = Peer().confirm()
+    peer.list(view(A, log=3))
+    peer.publish(live(6))
+    old = peer.sent(Command.READ)[0].header.request
+    peer.answer(Command.WELCOME, Header(), broker="one")
+    assert peer.sent(Command.READ)[0].header.request != old
+    assert peer.nonce()
+
+
+def test_a_broker_with_another_journal_begins_everything_again():
+    peer = Peer().confirm()
+    peer.list(view(A, log=3))
+    peer.answer(Command.WELCOME, Header(), broker="two")
+    out = peer.confirm().list(view(A, log=1))
+    assert any(isinstance(item, Snapshot) for item in out)
+    assert events(peer.publish(live(2))) == [(A, 2)]
+    assert peer.publish(beacon("one", a={"log": 50})) == []
+
+
+@pytest.mark.parametrize("lost", ["first nonce", "second nonce", "listing"])
+def test_a_lost_answer_begins_the_joining_again(lost):
+    peer = Peer()
+    if lost != "first nonce":
+        peer.publish(Message(peer.nonce()))
+    if lost == "listing":
+        peer.publish(Message(peer.nonce()))
+    peer.take(peer.subscription.tick(ANSWER_S + 1))
+    assert any(isinstance(item, Snapshot) for item in peer.confirm().list(view(A, log=1)))
+
+
+def test_until_ended_waits_for_the_events_that_are_still_missing():
+    peer = Peer(until_ended=True).confirm()
+    peer.list(view(A, log=3, signals=4))
+    peer.publish(state_changed(5, "COMPLETED"))
+    header = peer.sent(Command.LIST)[0].header
+    out = peer.answer(Command.LISTING, header, executions=[view(A, "COMPLETED", log=4, signals=5)])
+    assert Finished() not in out
+    assert peer.publish(live(4))[-1] == Finished()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Message(b"log/x", live(1).header, b""),
+        Message(live(1).command, Header(), b""),
+        Message(b"beacon/", Header(), b"[1]"),
+        Message(b"beacon/", Header(), b'{"broker":"one","heads":{"zz":1}}'),
+        Message(b"beacon/", Header(), b'{"broker":"one","heads":[1]}'),
+        Message(topic(Channel.LOG, "", "", "t", B.hex()), live(1).header, live(1).body),
+    ],
+)
+def test_what_is_malformed_in_the_live_stream_is_passed_over(message):
+    peer = Peer().confirm()
+    peer.list(view(A, log=0))
+    assert peer.publish(message) == []
+
+
+def test_a_malformed_listing_is_an_error_of_the_broker():
+    peer = Peer().confirm()
+    with pytest.raises(ProtocolError, match="LISTING"):
+        peer.answer(Command.LISTING, peer.sent(Command.LIST)[0].header, executions=[1])

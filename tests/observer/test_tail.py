@@ -1,0 +1,161 @@
+"""`theorbo tail` as a process, before a real broker."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+
+import pytest
+
+from theorbo.schemas.names import Channel
+
+
+def logs(objects) -> list[str]:
+    return [item["text"] for item in objects if item["kind"] == "log"]
+
+
+def test_the_present_state_comes_first_and_then_every_event_once(producer, tail):
+    one = producer(experiment="mfx1", run="12")
+    one.log("before")
+    one.flush()
+    late = tail("--json")
+    snapshot = late.object()
+    assert (snapshot["kind"], snapshot["execution"], snapshot["state"]) == ("snapshot", one.id, "PENDING")
+    assert snapshot["heads"]["log"] == 1
+    one.log("after")
+    one.put(kind="output", channel=Channel.STDERR, text="on stderr")
+    one.flush()
+    event, output = late.object(), late.object()
+    assert event.items() >= {
+        "execution": one.id, "task": "galaxies", "experiment": "mfx1", "run": "12", "source": "rank:0", "rank": 0,
+        "channel": "log", "number": 2, "position": 2, "kind": "log", "level": "INFO", "text": "after",
+    }.items()  # fmt: skip
+    assert isinstance(event["time"], float)
+    assert (output["channel"], output["text"]) == ("stderr", "on stderr")
+
+
+def test_20000_lines_in_a_burst_arrive_as_20000_in_order(producer, tail):
+    one = producer()
+    watching = tail("--json", "--kind", "log")
+    watching.object()
+    one.log(*map(str, range(20_000)))
+    one.flush()
+    assert logs(watching.until(lambda item: item["text"] == "19999")) == list(map(str, range(20_000)))
+
+
+def test_plain_lines_say_who_and_what_and_cannot_move_the_cursor(producer, tail):
+    one = producer()
+    watching = tail()
+    assert f"galaxies {one.id[-8:]} PENDING" in watching.line()
+    one.log("red \x1b[31m alert\r\nrank 1 INFO not me")
+    one.put(kind="log", level="ERROR", text="bad")
+    one.flush()
+    lines = [watching.line() for _ in range(3)]
+    assert re.fullmatch(rf"\d\d:\d\d:\d\d galaxies {one.id[-8:]} rank 0 INFO red \\x1b\[31m alert", lines[0])
+    assert lines[1] == "    rank 1 INFO not me"
+    assert lines[2].endswith("ERROR bad")
+
+
+def test_bookkeeping_is_left_out_of_plain_lines_unless_it_is_asked_for(producer, tail):
+    one = producer()
+    plain, asked = tail("--until-ended"), tail("--kind", "rank_ended", "--until-ended")
+    one.end()
+    assert not any("conservation" in line for line in plain.rest())
+    assert sum("ended with exit code 0" in line for line in asked.rest()) == 1
+
+
+def test_it_ends_with_the_execution_when_that_is_wanted(producer, tail):
+    one, other = producer(), producer()
+    watching = tail("--json", "--execution", one.id[-8:], "--until-ended")
+    other.log("not this")
+    other.flush()
+    one.log("last words")
+    one.end(exit_code=3)
+    assert watching.process.wait(20) == 0
+    lines = watching.rest()
+    assert "last words" in "".join(lines)
+    assert "not this" not in "".join(lines)
+    assert any('"state":"FAILED"' in line for line in lines)
+
+
+def test_a_broker_that_is_killed_and_started_again_leaves_no_trace_in_the_stream(broker, producer, tail):
+    one = producer()
+    watching = tail("--json", "--kind", "log")
+    watching.object()
+    one.log(*map(str, range(100)))
+    one.flush()
+    for turn in range(1, 4):
+        broker.kill()
+        one.log(*map(str, range(100 * turn, 100 * turn + 100)))
+        broker.restart()
+        one.flush()
+    assert logs(watching.until(lambda item: item["text"] == "399")) == list(map(str, range(400)))
+
+
+def test_a_broker_that_is_away_is_told_once_and_awaited(broker, producer, tail):
+    one = producer()
+    watching = tail("--json", "--kind", "log")
+    watching.object()
+    broker.stop()
+    watching.wait_said("waiting for it")
+    one.log("meanwhile")
+    broker.start()
+    one.flush()
+    watching.wait_said("is back")
+    assert watching.object()["text"] == "meanwhile"
+    assert "waiting" not in watching.said()
+
+
+def test_a_tail_that_was_stopped_goes_on_without_a_gap(producer, tail):
+    one = producer()
+    watching = tail("--json", "--kind", "log")
+    watching.object()
+    watching.process.send_signal(signal.SIGSTOP)
+    for number in range(2200):
+        one.log(f"{number} {'x' * 5000}")
+        one.pump()
+    one.flush()
+    watching.process.send_signal(signal.SIGCONT)
+    texts = logs(watching.until(lambda item: item["text"].startswith("2199 ")))
+    assert [int(text.split()[0]) for text in texts] == list(range(2200))
+
+
+def test_ctrl_c_ends_it_quietly(tail):
+    watching = tail()
+    assert watching.end() == 130
+    assert watching.said() == ""
+
+
+def test_a_reader_of_its_output_may_go_away(broker, producer, run_theorbo):
+    one = producer()
+    one.end()
+    reader, writer = os.pipe()
+    os.close(reader)
+    options = ("tail", "--execution", one.id, "--until-ended", "--broker", broker.connection_file)
+    done = run_theorbo(*options, capture_output=False, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert done.returncode == 128 + signal.SIGPIPE
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--execution", "zz"], "'zz' is no execution: 4 to 32 hexadecimal digits"),
+        (["--execution", "abcd1234"], "there is no execution 'abcd1234'; this broker knows of none yet"),
+        (["--broker", "/nowhere/connection.json"], "no connection file /nowhere/connection.json"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_in_one_line(broker, run_theorbo, options, words):
+    known = [] if "--broker" in options else ["--broker", broker.connection_file]
+    done = run_theorbo("tail", *options, *known)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_kind_that_is_mistyped_is_watched_for_with_a_hint(tail):
+    watching = tail("--kind", "metrics")
+    assert watching.end() == 130

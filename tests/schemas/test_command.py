@@ -1,0 +1,154 @@
+"""The command `theorbo`: it finds the subcommands that are installed, and tells errors in one line.
+
+Each test runs it in a Python that sees nothing but theorbo.schemas and one small distribution of the
+test's own, which adds a subcommand as all distributions do: by an entry point.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from theorbo.schemas import __version__
+from theorbo.schemas.command import COMMANDS
+from theorbo.schemas.errors import ExitStatus
+
+SCHEMAS = Path(__file__).parents[2] / "schemas" / "src"
+
+PROBE = """
+from theorbo.schemas.errors import Refused, Unavailable, UsageError
+
+def main(argv):
+    what = argv[0] if argv else ""
+    if what == "usage":
+        raise UsageError("'x' is no number; give one")
+    if what == "unavailable":
+        raise Unavailable("no broker at tcp://127.0.0.1:1")
+    if what == "refused":
+        raise Refused("journal", "the journal is full")
+    if what == "interrupt":
+        raise KeyboardInterrupt
+    if what == "bug":
+        raise ZeroDivisionError
+    if what == "clumsy":
+        import absent
+    if what == "flood":
+        for number in range(100_000):
+            print(number)
+    return len(argv)
+"""
+
+
+@pytest.fixture
+def command(tmp_path):
+    (tmp_path / "probe.py").write_text(PROBE)
+    metadata = tmp_path / "probe-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: probe\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(
+        "[theorbo.commands]\nprobe = probe:main\ntail = probe:main\nagent = absent:main\n"
+    )
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{SCHEMAS}:{tmp_path}"}
+
+    def start(*arguments):
+        return subprocess.Popen(
+            [sys.executable, "-S", "-m", "theorbo.schemas.command", *arguments],
+            env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    return start
+
+
+@pytest.fixture
+def theorbo(command):
+    def run(*arguments):
+        process = command(*arguments)
+        out, err = process.communicate(timeout=30)
+        return process.returncode, out, err
+
+    return run
+
+
+def test_a_subcommand_gets_its_arguments_and_its_answer_is_the_exit_status(theorbo):
+    assert theorbo("probe", "a", "b", "--c") == (3, "", "")
+
+
+def test_without_arguments_the_help_is_shown_and_the_usage_was_wrong(theorbo):
+    status, out, _ = theorbo()
+    assert status == ExitStatus.USAGE
+    assert "usage: theorbo COMMAND" in out
+
+
+@pytest.mark.parametrize("word", ["-h", "--help", "help"])
+def test_help_lists_all_commands_and_where_those_come_from_that_are_not_installed(theorbo, word):
+    status, out, _ = theorbo(word)
+    assert status == 0
+    lines = {line.split()[0]: line for line in out.splitlines() if line.startswith("  ")}
+    assert set(COMMANDS) | {"probe"} <= set(lines)
+    assert "[pip install theorbo-executor]" in lines["run"]
+    assert "pip install" not in lines["tail"]
+
+
+def test_the_version_is_told(theorbo):
+    assert theorbo("--version") == (0, f"theorbo {__version__}\n", "")
+
+
+def test_a_command_that_is_not_installed_says_which_distribution_it_comes_with(theorbo):
+    assert theorbo("run", "x.py:Task") == (
+        ExitStatus.USAGE,
+        "",
+        "theorbo: the command 'run' is not installed here; it comes with theorbo-executor\n",
+    )
+
+
+def test_a_command_whose_dependencies_are_missing_says_what_to_install(theorbo):
+    assert theorbo("agent", "--help") == (
+        ExitStatus.USAGE,
+        "",
+        "theorbo agent: absent is not installed here, which this command needs; "
+        "install theorbo-task-runtime[agent] with all it depends on\n",
+    )
+
+
+def test_an_unknown_command_is_told_with_near_matches(theorbo):
+    status, out, err = theorbo("brokr")
+    assert (status, out) == (ExitStatus.USAGE, "")
+    assert err == "theorbo: there is no command 'brokr'; did you mean broker?\n"
+
+
+def test_an_unknown_command_that_is_like_no_other_is_told_where_to_look(theorbo):
+    assert theorbo("xyzzy")[2] == "theorbo: there is no command 'xyzzy'; theorbo --help lists all\n"
+
+
+@pytest.mark.parametrize(
+    ("what", "status", "sentence"),
+    [
+        ("usage", ExitStatus.USAGE, "theorbo probe: 'x' is no number; give one\n"),
+        ("unavailable", ExitStatus.UNAVAILABLE, "theorbo probe: no broker at tcp://127.0.0.1:1\n"),
+        ("refused", ExitStatus.UNAVAILABLE, "theorbo probe: the journal is full\n"),
+    ],
+)
+def test_an_error_that_its_user_can_mend_is_one_line_and_an_exit_status(theorbo, what, status, sentence):
+    assert theorbo("probe", what) == (status, "", sentence)
+
+
+@pytest.mark.parametrize(("what", "error"), [("bug", "ZeroDivisionError"), ("clumsy", "ModuleNotFoundError")])
+def test_a_bug_of_ours_is_shown_with_its_traceback(theorbo, what, error):
+    status, _, err = theorbo("probe", what)
+    assert status != 0
+    assert error in err
+
+
+def test_an_interrupted_command_ends_as_the_shell_expects_it(theorbo):
+    assert theorbo("probe", "interrupt") == (130, "", "")
+
+
+def test_a_reader_that_goes_away_is_no_error_to_talk_about(command):
+    process = command("probe", "flood")
+    assert process.stdout.readline() == "0\n"
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait(timeout=30) == 141

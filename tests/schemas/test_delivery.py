@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from theorbo.schemas.delivery import Delivery, SendChunk
+from theorbo.schemas.frames import Command, Flag, Header, Message
+from theorbo.schemas.limits import BATCH_BYTES, BATCH_EVENTS, CHUNK_BYTES, RESEND_S
+from theorbo.schemas.names import Channel, Source, SourceKind, Stream
+from theorbo.schemas.records import Attachment, drop_first, encode_record, split_body
+
+EXECUTION = bytes(range(16))
+RANK = Source(SourceKind.RANK, 0)
+OTHER = Source(SourceKind.RANK, 1)
+
+
+def record(number, **fields):
+    return encode_record({"kind": "log", "time": float(number), **fields})
+
+
+def with_attachment(size, digits="ab"):
+    attachment = Attachment(digits * 32, size)
+    return attachment, encode_record({"kind": "data", "attachments": [attachment._asdict()]})
+
+
+class Journal:
+    """The broker's half, by the protocol's rules: the next number is taken, what is known is dropped."""
+
+    def __init__(self):
+        self.streams = {}
+
+    def put(self, message):
+        """The answer to a PUT."""
+        header, stream = message.header, Stream(message.header.source, Channel(message.header.channel))
+        bodies = self.streams.setdefault(stream, [])
+        if header.first > len(bodies) + 1:
+            return self.ack(stream, Flag.REWIND)
+        known = len(bodies) + 1 - header.first
+        if known < header.count:
+            assert len(split_body(message.body)) == header.count
+            bodies += split_body(drop_first(message.body, known))
+        return self.ack(stream, 0)
+
+    def ack(self, stream, flags):
+        return Header(
+            execution=EXECUTION, channel=stream.channel, source=stream.source,
+            first=len(self.streams[stream]), flags=flags,
+        )  # fmt: skip
+
+
+def connected():
+    delivery = Delivery(EXECUTION)
+    delivery.welcomed()
+    return delivery
+
+
+def puts(delivery, now=0.0):
+    return [each for each in delivery.outgoing(now) if isinstance(each, Message)]
+
+
+def span(message):
+    return message.header.first, message.header.last
+
+
+# What can happen between a sender and a broker over a bad network.
+happenings = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("offer"), st.integers(0, 1), st.sampled_from([Channel.LOG, Channel.SIGNALS]), st.integers(1, 40)
+        ),
+        st.tuples(st.just("send")),
+        st.tuples(st.just("arrive")),
+        st.tuples(st.just("lose")),  # the next message
+        st.tuples(st.just("repeat")),  # the next message comes twice
+        st.tuples(st.just("acknowledge")),
+        st.tuples(st.just("lose ack")),
+        st.tuples(st.just("cut")),  # everything under way is lost, a new connection
+        st.tuples(st.just("wait")),
+    ),
+    max_size=60,
+)  # fmt: skip
+
+
+@given(happenings)
+def test_nothing_is_lost_and_nothing_is_doubled_whatever_happens(happenings):
+    delivery, journal = connected(), Journal()
+    offered, messages, answers, now = {}, [], [], 0.0
+    for what, *arguments in happenings:
+        if what == "offer":
+            rank, channel, count = arguments
+            stream = Stream(Source(SourceKind.RANK, rank), channel)
+            for _ in range(count):
+                numbers = offered.setdefault(stream, [])
+                text = record(len(numbers))
+                assert delivery.offer(*stream, text) == len(numbers) + 1
+                numbers.append(text.strip(b"\x1e\n"))
+        elif what == "send":
+            messages += puts(delivery, now)
+        elif what == "arrive" and messages:
+            answers.append(journal.put(messages.pop(0)))
+        elif what == "lose" and messages:
+            messages.pop(0)
+        elif what == "repeat" and messages:
+            answers.append(journal.put(messages[0]))
+        elif what == "acknowledge" and answers:
+            delivery.handle_ack(answers.pop(0), now)
+        elif what == "lose ack" and answers:
+            answers.pop(0)
+        elif what == "cut":
+            messages, answers = [], []
+            delivery.disconnected()
+            assert delivery.outgoing(now) == []
+            delivery.welcomed()
+        elif what == "wait":
+            now += RESEND_S + 1
+        for stream, taken in journal.streams.items():
+            assert taken == offered[stream][: len(taken)]
+            assert delivery.acknowledged(stream) <= len(taken)
+    for _ in range(5):  # in peace everything arrives
+        now += RESEND_S + 1
+        messages += puts(delivery, now)
+        for message in messages:
+            answers.append(journal.put(message))
+        for answer in answers:
+            delivery.handle_ack(answer, now)
+        messages, answers = [], []
+    assert journal.streams == offered
+    assert delivery.idle
+    assert delivery.counts() == {stream: len(texts) for stream, texts in offered.items()}
+
+
+def test_nothing_is_sent_before_the_welcome():
+    delivery = Delivery(EXECUTION)
+    delivery.offer(RANK, Channel.LOG, record(1))
+    assert delivery.outgoing(0.0) == []
+    delivery.welcomed()
+    (message,) = puts(delivery, 7.0)
+    assert message.command == Command.PUT
+    assert message.header == Header(
+        execution=EXECUTION, channel=Channel.LOG, source=RANK, first=1, count=1, time=7.0
+    )  # fmt: skip
+    assert message.body == record(1)
+
+
+def test_what_is_under_way_is_not_sent_again():
+    delivery = connected()
+    delivery.offer(RANK, Channel.LOG, record(1))
+    assert len(puts(delivery)) == 1
+    delivery.offer(RANK, Channel.LOG, record(2))
+    assert [span(message) for message in puts(delivery)] == [(2, 2)]
+    assert puts(delivery) == []
+
+
+def test_signals_go_before_results_and_results_before_the_rest():
+    delivery = connected()
+    for channel in (Channel.METRICS, Channel.STDOUT, Channel.RESULTS, Channel.LOG, Channel.SIGNALS):
+        delivery.offer(RANK, channel, record(1))
+    assert [message.header.channel for message in puts(delivery)] == [
+        Channel.SIGNALS, Channel.RESULTS, Channel.LOG, Channel.STDOUT, Channel.METRICS,
+    ]  # fmt: skip
+
+
+def test_what_waits_is_sent_in_few_messages_of_bounded_size_and_count():
+    delivery = connected()
+    for number in range(2 * BATCH_EVENTS + 1):
+        delivery.offer(RANK, Channel.LOG, record(number))
+    large = record(1, text="x" * (BATCH_BYTES // 2))
+    for _ in range(3):
+        delivery.offer(OTHER, Channel.LOG, large)
+    assert [m.header.count for m in puts(delivery)] == [BATCH_EVENTS, BATCH_EVENTS, 1, 1, 1, 1]
+
+
+def test_the_room_is_what_is_not_acknowledged():
+    delivery = Delivery(EXECUTION, window_bytes=100)
+    delivery.welcomed()
+    text = record(1)
+    delivery.offer(RANK, Channel.LOG, text)
+    assert delivery.room_bytes == 100 - len(text)
+    puts(delivery)
+    delivery.handle_ack(Header(source=RANK, channel=Channel.LOG, first=1), 0.0)
+    assert delivery.room_bytes == 100
+    assert delivery.idle
+
+
+def test_a_broker_that_is_ahead_by_an_earlier_agent_is_believed_only_as_far_as_was_read():
+    delivery = connected()
+    delivery.start(Stream(RANK, Channel.LOG), 5)
+    assert delivery.offer(RANK, Channel.LOG, record(6)) == 6
+    puts(delivery)
+    delivery.handle_ack(Header(source=RANK, channel=Channel.LOG, first=9), 0.0)
+    assert delivery.acknowledged(Stream(RANK, Channel.LOG)) == 6
+
+
+def test_an_acknowledgement_of_an_unknown_stream_is_passed_over():
+    delivery = connected()
+    delivery.handle_ack(Header(source=OTHER, channel=Channel.LOG, first=3), 0.0)
+    delivery.handle_ack(Header(), 0.0)
+    assert delivery.idle
+
+
+# --- attachments ---------------------------------------------------------------------------------
+
+
+def test_a_record_waits_for_its_attachment_and_all_behind_it_wait_too():
+    delivery = connected()
+    attachment, text = with_attachment(CHUNK_BYTES + 10)
+    delivery.offer(RANK, Channel.RESULTS, text)
+    delivery.offer(RANK, Channel.RESULTS, record(2))
+    delivery.offer(RANK, Channel.LOG, record(3))
+    first, log = delivery.outgoing(0.0)
+    assert first == SendChunk(attachment, 0, CHUNK_BYTES)
+    assert log.header.channel == Channel.LOG
+    assert delivery.outgoing(0.0) == []
+    assert delivery.handle_stored(attachment, CHUNK_BYTES, 0.0) == [SendChunk(attachment, CHUNK_BYTES, 10)]
+    assert delivery.handle_stored(attachment, CHUNK_BYTES + 10, 0.0) == []
+    assert [span(message) for message in puts(delivery)] == [(1, 1), (2, 2)]
+
+
+def test_an_old_answer_starts_no_second_train_of_chunks():
+    delivery = connected()
+    attachment, text = with_attachment(4 * CHUNK_BYTES)
+    delivery.offer(RANK, Channel.RESULTS, text)
+    delivery.outgoing(0.0)
+    assert len(delivery.handle_stored(attachment, CHUNK_BYTES, 0.0)) == 1
+    assert delivery.handle_stored(attachment, CHUNK_BYTES, 0.0) == []
+    delivery.welcomed()
+    assert delivery.handle_stored(attachment, 2 * CHUNK_BYTES, 0.0) == []  # nothing was asked on this connection
+    assert delivery.outgoing(0.0) == [SendChunk(attachment, 0, CHUNK_BYTES)]
+    assert delivery.handle_stored(attachment, 2 * CHUNK_BYTES, 0.0) == [
+        SendChunk(attachment, 2 * CHUNK_BYTES, CHUNK_BYTES)
+    ]
+
+
+def test_an_attachment_that_is_given_up_holds_nothing_up():
+    delivery = connected()
+    attachment, text = with_attachment(10)
+    delivery.offer(RANK, Channel.RESULTS, text)
+    delivery.outgoing(0.0)
+    delivery.give_up(attachment)
+    assert [span(message) for message in puts(delivery)] == [(1, 1)]
+
+
+def test_two_records_may_name_the_same_attachment():
+    delivery = connected()
+    attachment, text = with_attachment(10)
+    delivery.offer(RANK, Channel.RESULTS, text)
+    delivery.offer(OTHER, Channel.RESULTS, text)
+    assert delivery.outgoing(0.0) == [SendChunk(attachment, 0, 10)]
+    delivery.handle_stored(attachment, 10, 0.0)
+    assert [message.header.source for message in puts(delivery)] == [RANK, OTHER]
+
+
+def test_after_a_long_silence_everything_is_sent_again():
+    delivery = connected()
+    delivery.offer(RANK, Channel.LOG, record(1))
+    assert len(puts(delivery, 100.0)) == 1
+    assert puts(delivery, 100.0 + RESEND_S / 2) == []
+    assert [span(message) for message in puts(delivery, 101.0 + RESEND_S)] == [(1, 1)]

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from theorbo.schemas import events
+from theorbo.schemas.frames import Flag, Header
+from theorbo.schemas.names import Channel, Source, SourceKind
+from theorbo.schemas.presentation import (
+    as_line,
+    as_object,
+    json_line,
+    part_text,
+    single_events,
+    style_of,
+    visible,
+    worth_a_line,
+)
+from theorbo.schemas.records import encode_record
+
+HEADER = Header(
+    execution=bytes(15) + b"\x01", channel=Channel.LOG, source=Source(SourceKind.RANK, 2), first=4, position=9
+)
+VIEW = {"task": "FindPeaks", "experiment": "mfx1", "run": "007"}
+
+
+def line(event: events.EventBase, **options) -> str:
+    return as_line(HEADER, VIEW, event, **options)
+
+
+def test_each_event_of_a_batch_has_a_number_and_a_position_of_its_own():
+    body = b"".join(encode_record({"kind": "log", "time": n, "text": f"line {n}"}) for n in range(3))
+    found = list(single_events(HEADER._replace(count=3), body))
+    assert [(h.first, h.position, h.count, e.text) for h, e in found] == [
+        (4, 9, 1, "line 0"), (5, 10, 1, "line 1"), (6, 11, 1, "line 2"),
+    ]  # fmt: skip
+
+
+def test_an_object_has_its_place_and_the_events_own_fields():
+    assert as_object(HEADER, VIEW, events.Log(time=1.5, pid=7, text="hello")) == {
+        "execution": "0" * 30 + "01", "task": "FindPeaks", "experiment": "mfx1", "run": "007", "source": "rank:2",
+        "rank": 2, "channel": "log", "number": 4, "position": 9, "kind": "log", "time": 1.5, "pid": 7,
+        "level": "INFO", "text": "hello", "logger": "", "attachments": [],
+    }  # fmt: skip
+
+
+def test_fields_of_an_unknown_kind_are_shown_but_cannot_pretend_to_another_place():
+    event = events.decode_event(b'{"kind":"novel","time":1,"execution":"forged","rank":0,"colour":"red"}')
+    shown = as_object(HEADER, VIEW, event)
+    assert (shown["kind"], shown["colour"], shown["rank"]) == ("novel", "red", 2)
+    assert shown["execution"] == HEADER.execution.hex()
+
+
+def test_what_came_after_the_final_state_is_marked():
+    late = HEADER._replace(flags=Flag.LATE)
+    assert as_object(late, VIEW, events.Log(time=1.0, text=""))["late"] is True
+
+
+def test_json_is_one_line_of_pure_json_whatever_is_in_it():
+    text = json_line({"kind": "x", "value": float("nan"), "text": "a\nb\x1b[31m\x9b\u2028\u202e\ud800é"})
+    assert text.isprintable()
+    assert json.loads(text)["value"] == "NaN"
+    assert json.loads(text)["text"].startswith("a\nb\x1b[31m\x9b\u2028\u202e")
+
+
+def test_a_line_has_time_origin_and_text():
+    clock = time.strftime("%H:%M:%S", time.localtime(0))
+    assert line(events.Log(time=0.0, text="hello")) == f"{clock} rank 2 INFO hello"
+    assert line(events.Log(time=0.0, text="hello"), with_task=True) == f"{clock} FindPeaks 00000001 rank 2 INFO hello"
+
+
+@pytest.mark.parametrize("text", ["\x1b]0;title\x07", "\x9b31m", "a\rb", "\u202etxt.exe", "\x00", "\ud800"])
+def test_what_a_task_writes_cannot_steer_the_terminal(text):
+    shown = line(events.Log(time=0.0, text=text))
+    assert shown.isprintable() or shown.replace("\n", "").isprintable()
+    shown.encode()
+
+
+def test_a_text_of_several_lines_cannot_pose_as_a_line_of_ours():
+    shown = line(events.Log(time=0.0, text="first\n12:00:00 rank 0 INFO forged")).splitlines()
+    assert shown[1] == "    12:00:00 rank 0 INFO forged"
+
+
+def test_visible_text_stays_as_it_is():
+    assert visible("tab\tand é 🔭") == "tab\tand é 🔭"
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        (events.Progress(time=0.0, done=3, total=4, unit="tiles", text="north"), "progress 3/4 tiles (75 %) north"),
+        (events.Progress(time=0.0, done=3), "progress 3"),
+        (events.Metric(time=0.0, name="rate", value=1.5, unit="Hz", step=2), "metric rate = 1.5 Hz at step 2"),
+        (events.Result(time=0.0, summary="42 peaks"), "result: 42 peaks"),
+        (events.Result(time=0.0, parts=[events.Part(mime="application/json", value=3)]), "result: 3"),
+        (events.RankEnded(time=0.0, signal="SIGSEGV"), "killed by SIGSEGV"),
+        (events.RankEnded(time=0.0, exit_code=3), "ended with exit code 3"),
+        (events.StateChanged(time=0.0, state="FAILED", previous="RUNNING", reason="why"), "FAILED: why"),
+        (events.Loss(time=0.0, stream="rank:2/log", count=3, detail="torn"), "lost on rank:2/log: 3 events, torn"),
+        (events.ControlRequested(time=0.0, action="cancel", by="ada", reason="r"), "cancel requested by ada: r"),
+        (events.AgentStarted(time=0.0, host="n1"), "agent_started: host n1"),
+    ],
+)
+def test_every_kind_reads_as_a_sentence(event, text):
+    assert line(event).endswith(f" rank 2 {text}")
+
+
+def test_a_line_of_output_says_which_stream_it_came_on():
+    shown = as_line(HEADER._replace(channel=Channel.STDERR), VIEW, events.Output(time=0.0, text="oops"))
+    assert shown.endswith("rank 2 stderr: oops")
+
+
+@pytest.mark.parametrize(
+    ("part", "text"),
+    [
+        (events.Part(name="n", mime="application/json", value=[1, 2]), "n = [1,2]"),
+        (events.Part(name="image", mime="image/png", sha256="ab", size=12), "image (image/png, 12 bytes)"),
+        (events.Part(name="lock", mime="", problem="a lock"), "lock (not sent: a lock)"),
+        (events.Part(name="f", mime="", path="/data/x.h5"), "f /data/x.h5"),
+    ],
+)
+def test_a_part_is_told_in_a_few_words(part, text):
+    assert part_text(part) == text
+
+
+def test_bookkeeping_is_not_worth_a_line_and_a_bad_end_is():
+    assert not worth_a_line(events.AgentStarted(time=0.0, host="n"))
+    assert not worth_a_line(events.RankEnded(time=0.0, exit_code=0))
+    assert worth_a_line(events.RankEnded(time=0.0, exit_code=1))
+    assert worth_a_line(events.Log(time=0.0, text=""))
+
+
+def test_what_went_wrong_is_red():
+    assert style_of(events.Log(time=0.0, level="ERROR", text="")) == "red"
+    assert style_of(events.Log(time=0.0, text="")) == ""
+    assert style_of(events.TaskFailed(time=0.0, error="")) == "red"

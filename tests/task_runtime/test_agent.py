@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.task_runtime.launching import Client
+from theorbo.schemas.records import encode_record
+from theorbo.schemas.spool import END, Pressure, append, make_spool, open_append
+from theorbo.task_runtime.agent import READY
+
+
+class RunningAgent:
+    """An agent on a spool in which a test plays the ranks."""
+
+    def __init__(self, broker, tmp_path, first="", root=None):
+        self.client = Client(broker.connection_file)
+        self.spool = make_spool(root or tmp_path, self.client.execution.hex())
+        self.broker = broker
+        self.start(first)
+
+    def stop(self, number=signal.SIGKILL):
+        """What it wrote to stderr, and its exit status."""
+        self.process.send_signal(number)
+        _, stderr = self.process.communicate(timeout=20)
+        self.launcher.close()
+        return self.process.returncode, stderr
+
+    def start(self, first=""):
+        """`first` is done in the agent's process before anything else: limits that a test can reach."""
+        self.launcher, agents = socket.socketpair()
+        program = (
+            f"import sys; from theorbo.schemas import limits; {first or 'pass'}; "
+            "from theorbo.task_runtime import agent; "
+            'from theorbo.schemas.command import guarded; sys.exit(guarded("agent", lambda: agent.main(sys.argv[1:])))'
+        )
+        with agents:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable, "-c", program, "--spool", str(self.spool),
+                    "--broker", str(self.broker.connection_file), "--launcher-fd", str(agents.fileno()),
+                ],
+                pass_fds=(agents.fileno(),), stderr=subprocess.PIPE, text=True,
+            )  # fmt: skip
+        assert self.launcher.recv(100) == READY
+
+    def append(self, name, *records):
+        descriptor = open_append(self.spool / name)
+        for record in records:
+            append(descriptor, record)
+        os.close(descriptor)
+
+    def end(self):
+        (self.spool / END).touch()
+        self.client.follow(lambda client: client.events("agent_closed"))
+        assert self.process.wait(20) == 0
+        self.client.check_numbers()
+
+
+@pytest.fixture
+def agent(broker, tmp_path):
+    """Starts agents; afterwards none is left."""
+    agents = []
+
+    def start(**options):
+        agents.append(RunningAgent(broker, tmp_path, **options))
+        return agents[-1]
+
+    yield start
+    for each in agents:
+        each.client.close()
+        each.stop()
+
+
+def log(number, **fields):
+    return encode_record({"kind": "log", "time": time.time(), "text": str(number), **fields})
+
+
+def test_one_event_at_a_time_is_sent_at_once(agent):
+    running = agent()
+    running.client.follow(lambda client: client.events("agent_started"))
+    waits = []
+    for number in range(30):
+        begun = time.monotonic()
+        running.append("rank-0.rec", log(number))
+        running.client.follow(lambda client, number=number: len(client.events("log")) > number)
+        waits.append(time.monotonic() - begun)
+    assert sorted(waits)[15] < 0.1, waits
+
+
+def test_ends_when_told_and_leaves_the_spool_to_its_launcher(agent):
+    running = agent()
+    running.append("rank-0.rec", log(1))
+    running.append("rank-0.out", b"no end of line")
+    running.end()
+    assert running.client.texts("rank:0", "stdout") == ["no end of line"]
+    assert running.spool.exists()
+
+
+def test_a_signal_ends_it_and_the_rest_stays_for_the_next(agent):
+    running = agent()
+    running.append("rank-0.rec", log(1))
+    running.client.follow(lambda client: client.events("log"))
+    status, stderr = running.stop(signal.SIGTERM)
+    assert status == 6
+    assert stderr == f"theorbo agent: ended by a signal; the rest is in {running.spool}\n"
+    running.append("rank-0.rec", log(2))
+    running.start()
+    running.end()
+    assert running.client.texts("rank:0", "log") == ["1", "2"]
+
+
+def test_two_agents_never_deliver_the_same_spool(agent, run_theorbo):
+    running = agent()
+    second = run_theorbo("agent", "--spool", running.spool, "--broker", running.broker.connection_file)
+    assert second.returncode == 6
+    assert second.stderr == f"theorbo agent: another agent is delivering {running.spool}\n"
+
+
+def test_acknowledged_parts_of_a_file_are_given_back(agent, wait_for):
+    running = agent()
+    running.append("rank-0.rec", *(log(number, padding="x" * 60_000) for number in range(100)))
+    running.client.follow(lambda client: len(client.events("log")) == 100)
+    path = running.spool / "rank-0.rec"
+    wait_for(lambda: path.stat().st_blocks * 512 < 2 * 1024 * 1024)
+    assert path.stat().st_size > 6_000_000
+    running.stop()  # the next one starts behind the hole
+    running.start()
+    running.append("rank-0.rec", log(100))
+    running.end()
+    assert [event.text for event in running.client.events("log")] == [str(number) for number in range(101)]
+    assert running.client.events("loss") == []
+
+
+def test_writers_are_told_when_the_bound_is_reached_and_when_there_is_room_again(agent, wait_for, broker):
+    running = agent(first="limits.SPOOL_BYTES = 1_000_000; limits.SPOOL_RESERVE_BYTES = 500_000")
+    pressure = running.spool / "pressure"
+    running.client.follow(lambda client: client.events("agent_started"))
+    broker.kill()
+    running.append("rank-0.rec", *(log(number, padding="x" * 60_000) for number in range(18)))
+    wait_for(lambda: pressure.read_bytes() == Pressure.FULL)
+    running.append("rank-0.rec", *(log(number, padding="x" * 60_000) for number in range(18, 28)))
+    wait_for(lambda: pressure.read_bytes() == Pressure.EXHAUSTED)
+    broker.restart()
+    running.client.follow(lambda client: len(client.events("log")) == 28)
+    wait_for(lambda: pressure.read_bytes() == Pressure.FREE)
+    running.end()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MiB."""
+    place = tmp_path / "small"
+    place.mkdir(mode=0o700)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs", place], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system is not allowed here")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_a_full_disk_ends_nothing_and_what_was_reported_arrives(agent, small_disk):
+    running = agent(root=small_disk)
+    records = (log(number, padding="x" * 10_000) for number in range(1000))
+    with pytest.raises(OSError, match="No space left"):
+        running.append("rank-0.rec", *records)
+    reported = (running.spool / "rank-0.rec").read_bytes().count(b"\n")
+    running.client.follow(lambda client: len(client.events("log")) == reported)
+    running.end()
+    assert [event.text for event in running.client.events("log")] == [str(number) for number in range(reported)]
+    assert running.client.events("agent_closed")
+
+
+def test_an_execution_that_the_broker_does_not_know_is_an_error_in_one_line(broker, tmp_path, run_theorbo):
+    spool = make_spool(tmp_path, "ab" * 16)
+    refused = run_theorbo("agent", "--spool", spool, "--broker", broker.connection_file)
+    assert refused.returncode == 6
+    assert refused.stderr.count("\n") == 1
+    assert "ab" * 16 in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("0" * 32, "there is no spool"), ("somewhere", "'somewhere' is no execution id")]
+)
+def test_a_spool_that_is_none_is_refused_in_one_line(tmp_path, run_theorbo, name, words):
+    refused = run_theorbo("agent", "--spool", tmp_path / name, "--broker", tmp_path / "connection.json")
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+    assert words in refused.stderr
+
+
+def test_an_agent_imports_no_pydantic():
+    probe = "import sys, theorbo.task_runtime.agent; print('pydantic' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True).stdout == "False\n"

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import signal
+
+from theorbo.schemas.limits import (
+    AGENT_READY_S,
+    AGENT_RESTARTS,
+    AGENT_STEADY_S,
+    DRAIN_S,
+    GOODBYE_S,
+    LAUNCHER_END_S,
+    LEAVE_S,
+    LEFTOVER_S,
+    SIBLINGS_S,
+)
+from theorbo.task_runtime.processes import Process, RankProcess
+from theorbo.task_runtime.rank_ending import SendSignal
+from theorbo.task_runtime.supervision import (
+    Finish,
+    MarkEnd,
+    Phase,
+    SignalAgent,
+    SignalLauncher,
+    StartAgent,
+    StartRanks,
+    Supervision,
+    Warn,
+)
+
+RANK = RankProcess(0, pid=11, parent_pid=10, process_group=10, start_ticks=5)
+PROGRAM = Process(11, 10, 10, 5)
+
+
+def supervision(*, has_launcher=True, grace_s=10.0):
+    """One whose rank 0 runs."""
+    core = Supervision(has_launcher=has_launcher, grace_s=grace_s)
+    assert core.start(0.0) == [StartAgent()]
+    core.agent_started(0.0)
+    assert core.agent_ready() == [StartRanks()]
+    core.rank_started(RANK)
+    return core
+
+
+def draining():
+    core = supervision()
+    core.started_ended()
+    assert core.due([], 100.0) == [MarkEnd()]
+    assert core.phase is Phase.DRAINING
+    return core
+
+
+def numbers(instructions):
+    return [(type(each).__name__, each.number) for each in instructions if hasattr(each, "number")]
+
+
+def test_an_execution_that_goes_well():
+    core = supervision()
+    core.rank_ended(0, 0, 50.0)
+    core.started_ended()
+    assert core.due([], 60.0) == [MarkEnd()]
+    assert core.agent_ended(0, "", 61.0) == [Finish(None, True)]
+    assert core.phase is Phase.OVER
+
+
+def test_ranks_may_run_as_long_as_they_like():
+    core = supervision()
+    assert core.next_at(1e9) is None
+    assert core.due([PROGRAM], 1e9) == []
+
+
+def test_without_a_broker_nothing_is_started():
+    core = Supervision(has_launcher=False, grace_s=1.0)
+    core.start(0.0)
+    core.agent_started(0.0)
+    assert core.agent_ended(6, "no broker", 10.0) == [Finish("no broker", False)]
+
+
+def test_an_agent_that_is_never_ready_is_not_waited_for():
+    core = Supervision(has_launcher=False, grace_s=1.0)
+    core.start(0.0)
+    core.agent_started(0.0)
+    assert core.next_at(0.0) == AGENT_READY_S
+    finish, stop = core.due([], AGENT_READY_S)
+    assert isinstance(finish, Finish)
+    assert not finish.started
+    assert stop == SignalAgent(signal.SIGTERM)
+
+
+def test_an_agent_that_dies_is_started_again_so_often():
+    core = supervision()
+    for _ in range(AGENT_RESTARTS):
+        assert core.agent_ended(-9, "", 1.0) == [StartAgent()]
+        core.agent_started(1.0)
+    (warning,) = core.agent_ended(-9, "words", 2.0)
+    assert isinstance(warning, Warn)
+    core.started_ended()
+    mark, finish = core.due([], 3.0)
+    assert mark == MarkEnd()
+    assert finish.problem
+
+
+def test_deaths_of_long_ago_are_forgotten():
+    core, now = supervision(), 0.0
+    for _ in range(3 * AGENT_RESTARTS):
+        now += AGENT_STEADY_S
+        assert core.agent_ended(-9, "", now) == [StartAgent()]
+        core.agent_started(now)
+
+
+def test_the_drain_has_an_end():
+    core = draining()
+    assert core.next_at(100.0) == 100.0 + DRAIN_S
+    assert core.due([], 100.0 + DRAIN_S) == [SignalAgent(signal.SIGTERM)]
+    assert core.due([], 100.0 + DRAIN_S + GOODBYE_S) == [SignalAgent(signal.SIGKILL)]
+    (finish,) = core.agent_ended(-9, "", 230.0)
+    assert "could be delivered" in finish.problem
+
+
+def test_an_agent_that_dies_while_draining_is_started_again():
+    assert draining().agent_ended(-9, "", 101.0) == [StartAgent()]
+
+
+def test_a_launcher_whose_ranks_have_gone_is_ended():
+    core = supervision(grace_s=3.0)
+    core.rank_ended(0, 0, 10.0)
+    core.ranks_gone(10.0)
+    assert core.next_at(10.0) == 10.0 + LAUNCHER_END_S
+    out = core.due([], 10.0 + LAUNCHER_END_S)
+    assert numbers(out) == [("SignalLauncher", signal.SIGTERM)]
+    kill_at = 10.0 + LAUNCHER_END_S + 3.0 + GOODBYE_S
+    assert core.due([], kill_at) == [SignalLauncher(signal.SIGKILL)]
+
+
+def test_a_rank_that_starts_late_keeps_the_launcher():
+    core = supervision()
+    core.ranks_gone(10.0)
+    core.rank_started(RANK._replace(rank=1, pid=21, parent_pid=20))
+    assert core.next_at(10.0) is None
+
+
+def test_when_one_ended_badly_the_others_and_the_launcher_are_ended_if_they_do_not_follow():
+    core = supervision(grace_s=3.0)
+    core.rank_started(RankProcess(1, 21, 20, 20, 5))
+    core.rank_ended(1, -11, 10.0)
+    assert core.due([PROGRAM], 10.0 + SIBLINGS_S - 1) == []
+    out = core.due([PROGRAM], 10.0 + SIBLINGS_S)
+    assert numbers(out) == [("SignalLauncher", signal.SIGTERM), ("SendSignal", signal.SIGTERM)]
+    assert out[0].text == "rank 1 ended badly and others did not follow: the launcher is being ended"
+
+
+def test_ranks_that_were_started_directly_are_not_each_others_siblings():
+    core = supervision(has_launcher=False)
+    core.rank_ended(1, -11, 10.0)
+    assert core.due([PROGRAM], 1e6) == []
+
+
+def test_told_to_end_it_ends_the_ranks_then_the_launcher():
+    core = supervision(grace_s=3.0)
+    (warning,) = core.told_to_end("SIGTERM", 10.0)
+    assert "SIGTERM" in warning.text
+    assert numbers(core.due([PROGRAM], 10.0)) == [("SendSignal", signal.SIGTERM)]
+    assert numbers(core.due([PROGRAM], 13.0)) == [("SignalLauncher", signal.SIGTERM), ("SendSignal", signal.SIGKILL)]
+    assert core.due([PROGRAM], 13.0 + GOODBYE_S)[0] == SignalLauncher(signal.SIGKILL)
+
+
+def test_told_twice_there_is_no_grace():
+    core = supervision(grace_s=30.0)
+    core.told_to_end("SIGINT", 10.0)
+    core.told_to_end("SIGINT", 11.0)
+    assert ("SendSignal", signal.SIGKILL) in numbers(core.due([PROGRAM], 11.0))
+
+
+def test_told_to_end_before_anything_was_started_it_just_ends():
+    core = Supervision(has_launcher=False, grace_s=1.0)
+    core.start(0.0)
+    core.agent_started(0.0)
+    finish, stop = core.told_to_end("SIGTERM", 1.0)
+    assert (finish.started, stop) == (False, SignalAgent(signal.SIGTERM))
+
+
+def test_a_launcher_that_outlives_a_cancellation_is_ended():
+    core = supervision()
+    core.agent_ends_ranks(5.0, 10.0)
+    assert core.next_at(10.0) == 15.0 + LAUNCHER_END_S
+    assert numbers(core.due([], 15.0 + LAUNCHER_END_S)) == [("SignalLauncher", signal.SIGTERM)]
+
+
+def test_what_ranks_leave_behind_has_a_moment_then_sigterm_then_sigkill():
+    orphan = Process(12, 1, 10, 6)
+    core = supervision()
+    core.started_ended()
+    assert core.due([orphan], 0.0) == []
+    assert core.next_at(0.0) == LEAVE_S
+    warning, term = core.due([orphan], LEAVE_S)
+    assert warning == Warn("left behind by rank 0, and ended: process 12")
+    assert term == SendSignal(orphan, signal.SIGTERM)
+    assert core.due([orphan], LEAVE_S + 0.1) == []
+    assert core.due([orphan], LEAVE_S + LEFTOVER_S) == [SendSignal(orphan, signal.SIGKILL), MarkEnd()]
+
+
+def test_what_goes_by_itself_is_not_mentioned():
+    core = supervision()
+    core.started_ended()
+    assert core.due([Process(12, 1, 10, 6)], 0.0) == []
+    assert core.due([], 0.1) == [MarkEnd()]
