@@ -17,11 +17,10 @@ from theorbo.observer.choose import SHORT_DIGITS, chosen
 from theorbo.observer.client import BrokerAway, BrokerBack, Item, Missed, Observation, Snapshot, Watcher
 from theorbo.observer.filters import Filter
 from theorbo.observer.states import present_state
-from theorbo.schemas import events
 from theorbo.schemas.errors import ExitStatus
 from theorbo.schemas.link import open_link
 from theorbo.schemas.names import KIND_CHANNELS, OUTPUT_KIND
-from theorbo.schemas.presentation import BOOKKEEPING_KINDS, as_line, as_object, json_line, kind_of, line_of, visible
+from theorbo.schemas.presentation import as_line, as_object, json_line, line_of, style_of, visible, worth_a_line
 
 _EPILOG = """\
 The first lines are the present state: one for each execution that is open (with --json: objects of kind
@@ -152,8 +151,8 @@ class _Lines:
         self._print(line_of(time.time(), _who(view), present_state(view)), "bold")
 
     def event(self, item: Observation) -> None:
-        if self._everything or kind_of(item.event) not in BOOKKEEPING_KINDS:
-            self._print(as_line(item.header, item.view, item.event, with_task=self._with_task), _style(item.event))
+        if self._everything or worth_a_line(item.event):
+            self._print(as_line(item.header, item.view, item.event, with_task=self._with_task), style_of(item.event))
 
     def missed(self, item: Missed) -> None:
         text = f"{item.last - item.first + 1} events on {item.channel.text} cannot be shown: {item.reason}"
@@ -168,16 +167,3 @@ class _Lines:
 
 def _who(view: Mapping[str, Any]) -> str:
     return f"{visible(str(view.get('task') or '?'))} {str(view.get('execution'))[-SHORT_DIGITS:]}"
-
-
-def _style(event: events.EventBase) -> str:
-    match event:
-        case events.Log(level="ERROR" | "CRITICAL") | events.TaskFailed() | events.Loss() | events.InvalidEvent():
-            return "red"
-        case events.Log(level="WARNING"):
-            return "yellow"
-        case events.StateChanged() | events.Result():
-            return "bold"
-        case events.Output() | events.Progress() | events.Metric():
-            return "dim"
-    return ""

@@ -4,8 +4,8 @@ Three layers, each with its own needs:
 
 * base, standard library only (runs in any frozen analysis environment, Python 3.9 and later):
   `errors`, `limits`, `names`, `records`, `frames`, `spool`, `delivery`, `connection`, `command`;
-* ``[models]``, pydantic: `events`, `states`, `outcome`;
-* ``[link]``, pyzmq: `link`.
+* ``[models]``, pydantic: `events`, `states`, `outcome`, `presentation`;
+* ``[link]``, pyzmq: `link`, `fetching`.
 """
 
 __version__ = "0.1.0"

@@ -272,6 +272,10 @@ def _welcomed(path: Path, role: str, execution: bytes, timeout_s: float) -> Link
     return link
 
 
+_started: list[subprocess.Popen[bytes]] = []
+"""Brokers that outlive us on purpose: a Popen that is forgotten while its process runs warns of a leak."""
+
+
 def start_own_broker() -> None:
     """Start the user's own broker, which ends by itself when nobody needs it; returns when it is ready.
 
@@ -287,11 +291,12 @@ def start_own_broker() -> None:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         with (directory / "broker.log").open("ab") as log:
             reader, writer = os.pipe()
-            subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-m", "theorbo.broker", "--embedded", "--ready-fd", str(writer)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(writer,), start_new_session=True,
                 cwd="/",
             )  # fmt: skip
+            _started.append(process)
     except OSError as error:
         raise Unavailable(f"cannot start a broker of your own in {directory}: {error.strerror}") from None
     os.close(writer)

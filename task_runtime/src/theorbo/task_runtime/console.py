@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from theorbo.schemas.records import Attachment
+from theorbo.task_runtime.wrapper import rank_number
 
 PROGRESS_S = 0.2
 """At most one line of progress in this time: a loop may report each of a million turns."""
@@ -15,18 +16,20 @@ _SHOWN_CHARACTERS = 120
 
 
 class Console:
-    """Prints `HH:MM:SS INFO text` and its like."""
+    """Prints `HH:MM:SS INFO text` and its like; under mpiexec `HH:MM:SS rank 2 INFO text`."""
 
     on_bus = False
 
     def __init__(self) -> None:
         self._progress_at = float("-inf")
+        rank = rank_number()
+        self._who = "" if rank is None else f"rank {rank} "
 
     def send(self, fields: dict[str, Any]) -> bool:
         """Print a report; False if there is no stderr to print it on."""
         if fields["kind"] == "progress" and not self._is_worth_a_line(fields):
             return True
-        line = f"{time.strftime('%H:%M:%S', time.localtime(fields['time']))} {sentence(fields)}\n"
+        line = f"{time.strftime('%H:%M:%S', time.localtime(fields['time']))} {self._who}{sentence(fields)}\n"
         try:
             sys.stderr.write(line)
             sys.stderr.flush()

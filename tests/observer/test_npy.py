@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from theorbo.observer.attachments import attachment_of, npy_header
-from theorbo.schemas.errors import UsageError
+from theorbo.observer.npy import npy_header
 
 
 def npy(array) -> bytes:
@@ -43,9 +42,3 @@ def test_what_is_no_array_has_no_header(beginning):
 def test_code_in_a_header_is_not_executed():
     text = b"{'descr': __import__('os').getcwd(), 'shape': (1,)}"
     assert npy_header(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text) is None
-
-
-@pytest.mark.parametrize("digest", ["", "ab", "../" + "a" * 61, "A" * 64])
-def test_a_digest_that_is_none_is_refused(digest):
-    with pytest.raises(UsageError, match="names an attachment"):
-        attachment_of(digest, 1)
