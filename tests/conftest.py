@@ -124,3 +124,31 @@ def wait_for() -> Callable[..., Any]:
         return found
 
     return wait
+
+
+@pytest.fixture(scope="session")
+def openmpi(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment with Open MPI and nothing of ours."""
+    return _environment(tmp_path_factory.mktemp("openmpi") / "venv", "mpi4py", "openmpi")
+
+
+@pytest.fixture(scope="session")
+def frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment as an analysis group might keep it: pydantic 1, nothing of ours, and Python 3.9
+    where there is one.
+    """
+    return _environment(tmp_path_factory.mktemp("frozen") / "venv", "pydantic<2", python="3.9")
+
+
+def _environment(place: Path, *packages: str, python: str | None = None) -> Path:
+    environment = {**os.environ, "UV_PYTHON_DOWNLOADS": "never"}
+    wanted = ["--python", python] if python else []
+    made = subprocess.run(
+        ["uv", "venv", "-q", *wanted, str(place)], env=environment, capture_output=True, check=not python
+    )
+    if made.returncode != 0:
+        subprocess.run(["uv", "venv", "-q", str(place)], env=environment, check=True)
+    interpreter = place / "bin" / "python"
+    install = ["uv", "pip", "install", "-q", "--python", str(interpreter), *packages]
+    subprocess.run(install, env=environment, check=True)
+    return interpreter

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 
@@ -38,23 +37,3 @@ def run(run_theorbo):
         return Run(run_theorbo("run", f"{TASKS}:{name}", "--json", *options, timeout=timeout))
 
     return run_task
-
-
-@pytest.fixture(scope="session")
-def openmpi(tmp_path_factory):
-    """A virtual environment with Open MPI and nothing of ours."""
-    return _environment(tmp_path_factory.mktemp("openmpi") / "venv", "mpi4py", "openmpi")
-
-
-@pytest.fixture(scope="session")
-def frozen(tmp_path_factory):
-    """A virtual environment as an analysis group might keep it: pydantic 1, nothing of ours."""
-    return _environment(tmp_path_factory.mktemp("frozen") / "venv", "pydantic<2")
-
-
-def _environment(place: Path, *packages: str) -> Path:
-    environment = {**os.environ, "UV_PYTHON_DOWNLOADS": "never"}
-    subprocess.run(["uv", "venv", "-q", str(place)], check=True, env=environment)
-    python = place / "bin" / "python"
-    subprocess.run(["uv", "pip", "install", "-q", "--python", str(python), *packages], check=True, env=environment)
-    return python

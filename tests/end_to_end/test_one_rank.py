@@ -161,3 +161,12 @@ def test_an_unknown_task_is_answered_with_near_matches(run_theorbo):
     completed = run_theorbo("run", f"{TASKS}:Emty")
     assert completed.returncode == 2
     assert "Empty" in completed.stderr
+
+
+def test_a_script_finds_the_command_to_report_with(run_theorbo, tmp_path, monkeypatch):
+    script = tmp_path / "report.sh"
+    script.write_text("#!/bin/sh\ntheorbo emit log 'from a script'\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    completed = run_theorbo("run", "--", str(script))
+    assert "from a script" in completed.stdout, completed

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.conftest import openmpi  # noqa: F401 - a fixture
 from tests.task_runtime.launching import launch
 
 PROGRAM = """

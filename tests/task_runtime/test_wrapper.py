@@ -158,7 +158,8 @@ def test_without_a_rank_it_says_where_it_looked(spool):
 
 
 def test_a_full_disk_does_not_change_how_a_rank_ends(spool):
-    limit = "import resource, os, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); os.execv(sys.argv[1], sys.argv[1:])"
+    limit = "import resource, os, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); "
+    limit += "os.execv(sys.argv[1], sys.argv[1:])"
     environment = {"PATH": os.environ["PATH"], "THEORBO_SPOOL": str(spool), "THEORBO_RANK": "0"}
     ended = subprocess.run([sys.executable, "-c", limit, *command("sh", "-c", "exit 4")], env=environment)
     assert ended.returncode == 4

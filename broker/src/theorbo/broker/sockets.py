@@ -158,7 +158,8 @@ def reachable(address: str) -> tuple[str, ...]:
     match = re.fullmatch(r"tcp://(0\.0\.0\.0|\[::\]):(\d+)", address)
     if not match:
         return (address,)
-    names = [system_socket.getfqdn(), *_interface_addresses(), "127.0.0.1"]
+    names = [system_socket.getfqdn(), system_socket.gethostname(), *_interface_addresses(), "127.0.0.1"]
+    names = [name for name in names if name != "localhost"]  # where the host has no full name
     return tuple(dict.fromkeys(f"tcp://{name}:{match.group(2)}" for name in names))
 
 

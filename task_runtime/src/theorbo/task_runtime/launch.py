@@ -57,6 +57,8 @@ from theorbo.task_runtime.supervision import (
 
 OUR_MAIN = "theorbo.task_runtime.main"
 AGENT_LOG = "agent.log"
+BIN = "bin"
+"""A directory in the spool that holds the command `theorbo`, for PATH."""
 
 _FOREIGN_RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")
 
@@ -67,6 +69,8 @@ def rank_environment(plan: LaunchPlan, spool: Path) -> dict[str, str]:
     environment["THEORBO_SPOOL"] = str(spool)
     environment["THEORBO_EXECUTION"] = plan.execution
     environment["THEORBO_RANKS"] = str(plan.ranks)
+    # So that scripts find `theorbo emit`; last, and alone in its directory, so that it hides nothing.
+    environment["PATH"] = os.pathsep.join([environment.get("PATH", os.defpath), str(spool / BIN)])
     environment.pop("THEORBO_RANK", None)  # of a Task inside of which we may have been started
     if not plan.launcher_command:
         for name in _FOREIGN_RANKS:
@@ -91,6 +95,8 @@ class Launch:
             raise UsageError(f"execution {plan.execution} was launched before: its spool is {self._spool}")
         try:
             make_inprocess_path(self._spool / PYTHON)
+            (self._spool / BIN).mkdir()
+            (self._spool / BIN / "theorbo").symlink_to(Path(sys.executable).with_name("theorbo"))
             os.mkfifo(self._spool / wrapper.RANKS_PIPE, 0o600)
             self._records = open_append(self._spool / spool_name(LAUNCHER))
         except OSError as error:
@@ -103,6 +109,7 @@ class Launch:
         self._started: list[subprocess.Popen[bytes]] = []
         self._problem: str | None = None
         self._output = b""  # the end of what the launcher itself has written
+        self._output_pipe = -1
         self._ranks_text = b""
         self._left: set[int] = set()  # what ranks have left behind, and we watch
         self._finish: Finish | None = None
@@ -234,13 +241,15 @@ class Launch:
                 else:
                     self._core.rank_ended(int(numbers[0]), int(numbers[1]), now)
 
-    def _on_output(self, descriptor: int) -> None:
+    def _on_output(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            text = os.read(descriptor, 65536)
-            self._output = (self._output + text)[-LAUNCHER_STDERR_BYTES:]
-            if not text:
-                self._unwatch(descriptor)
-                os.close(descriptor)
+            while self._output_pipe >= 0:
+                text = os.read(self._output_pipe, 65536)
+                self._output = (self._output + text)[-LAUNCHER_STDERR_BYTES:]
+                if not text:
+                    self._unwatch(self._output_pipe)
+                    os.close(self._output_pipe)
+                    self._output_pipe = -1
 
     def _watch_left_behind(self, table: list[processes.Process]) -> None:
         """Be woken when what ranks have left behind has gone."""
@@ -308,9 +317,9 @@ class Launch:
         plan = self._plan
         environment = rank_environment(plan, self._spool)
         thin_parent = [sys.executable, "-I", "-S", wrapper.__file__, "--", *plan.command]
-        reader, writer = os.pipe()
-        os.set_blocking(reader, False)
-        self._watch(reader, lambda: self._on_output(reader))
+        self._output_pipe, writer = os.pipe()
+        os.set_blocking(self._output_pipe, False)
+        self._watch(self._output_pipe, self._on_output)
         try:
             if not Path(plan.work_dir).is_dir():
                 self._problem = f"working directory not found: {plan.work_dir}"
@@ -339,6 +348,7 @@ class Launch:
         )  # fmt: skip
 
     def _mark_end(self) -> None:
+        self._on_output()
         codes = [child.returncode for child in self._started]
         fields: dict[str, Any] = {"exit_code": next((code for code in codes if code), 0) if codes else None}
         if self._problem:
