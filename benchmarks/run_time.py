@@ -18,7 +18,7 @@ TASK = Path(__file__).parent / "tasks.py"
 
 def empty_run(state: Path) -> tuple[float, float]:
     """Seconds of the whole command with no broker running before, and milliseconds from the end of the rank's
-    process to the moment in which the Executor printed the outcome.
+    process to the moment in which the Executor has the final state (and has printed it).
     """
     environment = {**os.environ, "THEORBO_STATE": str(state), "THEORBO_CONFIG": str(state)}
     before = time.perf_counter()
@@ -34,8 +34,8 @@ def empty_run(state: Path) -> tuple[float, float]:
         fields = json.loads(line)
         if fields["kind"] == "rank_ended":
             ended = fields["time"]
-        if fields["kind"] == "outcome":
-            known = time.time()
+        if fields["kind"] == "state_changed":
+            known = time.time()  # the last one is the final one
     if process.wait() != 0:
         raise SystemExit(f"theorbo run ended with {process.returncode}")
     return time.perf_counter() - before, (known - ended) * 1000
@@ -61,7 +61,7 @@ def main() -> None:
     figures.add("python -c 'import zmq, pydantic'", floors, "s")
     figures.add("theorbo run, with a broker of its own, in all", totals, "s", goal=1.5)
     figures.add("ratio", [a / b for a, b in zip(totals, floors, strict=True)], "x")
-    figures.add("end of the rank's program to outcome at the Executor", ends, "ms", goal=50.0)
+    figures.add("end of the rank's program to the final state at the Executor", ends, "ms", goal=50.0)
     figures.finish()
 
 

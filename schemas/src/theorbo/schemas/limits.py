@@ -144,6 +144,9 @@ JOURNAL_RETRY_S = 1.0
 """After a failed commit (a full disk) the same batches are tried again this often; nothing is
 acknowledged meanwhile, so senders keep what they have."""
 
+BROKER_LOG_BYTES = 1 * MIB
+"""A user's own broker that is started and finds a longer log puts it aside as broker.log.1."""
+
 LISTING_ROWS = 1_000
 """Most executions in one answer to LIST; the newest come first."""
 

@@ -44,6 +44,7 @@ from theorbo.schemas.frames import (
 )
 from theorbo.schemas.limits import (
     ANSWER_S,
+    BROKER_LOG_BYTES,
     CONNECT_S,
     HEARTBEAT_S,
     MESSAGE_BYTES,
@@ -272,10 +273,6 @@ def _welcomed(path: Path, role: str, execution: bytes, timeout_s: float) -> Link
     return link
 
 
-_started: list[subprocess.Popen[bytes]] = []
-"""Brokers that outlive us on purpose: a Popen that is forgotten while its process runs warns of a leak."""
-
-
 def start_own_broker() -> None:
     """Start the user's own broker, which ends by itself when nobody needs it; returns when it is ready.
 
@@ -289,16 +286,18 @@ def start_own_broker() -> None:
     directory = state_directory()
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with (directory / "broker.log").open("ab") as log:
+        log_file = directory / "broker.log"
+        if log_file.exists() and log_file.stat().st_size > BROKER_LOG_BYTES:
+            log_file.replace(log_file.with_suffix(".log.1"))
+        with log_file.open("ab") as log:
             reader, writer = os.pipe()
-            process = subprocess.Popen(
-                [sys.executable, "-m", "theorbo.broker", "--embedded", "--ready-fd", str(writer)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(writer,), start_new_session=True,
-                cwd="/",
+            # It outlives us: `setsid --fork` makes it nobody's child, so that nobody has to wait for it.
+            subprocess.run(
+                ["setsid", "--fork", sys.executable, "-m", "theorbo.broker", "--embedded", "--ready-fd", str(writer)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(writer,), cwd="/", check=True,
             )  # fmt: skip
-            _started.append(process)
-    except OSError as error:
-        raise Unavailable(f"cannot start a broker of your own in {directory}: {error.strerror}") from None
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise Unavailable(f"cannot start a broker of your own in {directory}: {error}") from None
     os.close(writer)
     answer = b""
     try:
