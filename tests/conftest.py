@@ -19,6 +19,34 @@ DEADLINE_S = 20.0
 """A test that waits longer than this for something that should happen has failed."""
 
 
+_left_out: set[str] = set()
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    """Remember which tests the marker expression has left out because they need containers."""
+    _left_out.update(item.nodeid for item in items if item.get_closest_marker("containers"))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of several tells the others' common parent."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = sorted(_left_out)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """The parent hears what a worker has left out."""
+    _left_out.update(getattr(node, "workeroutput", {}).get("left_out", ()))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say which they were."""
+    if _left_out:
+        terminalreporter.section("left for `pytest -n 0 -m containers`", sep="-")
+        for nodeid in sorted(_left_out):
+            terminalreporter.line(nodeid)
+
+
 @pytest.fixture(autouse=True)
 def isolation(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """No test sees the user's own broker, keys or spools. Returns the directory that holds them instead."""

@@ -1,4 +1,4 @@
-"""Docker for the tests that need it; and, where they are left out, a word about which these were."""
+"""Docker, for the tests that need it."""
 
 import os
 import subprocess
@@ -9,21 +9,6 @@ import pytest
 os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
 
 PROJECT = "theorbo-tests"
-
-left_out = []
-
-
-def pytest_deselected(items):
-    """Remember which tests of this directory the marker expression has left out."""
-    left_out.extend(item.nodeid for item in items if item.get_closest_marker("containers"))
-
-
-def pytest_terminal_summary(terminalreporter):
-    """Say which they were."""
-    if left_out:
-        terminalreporter.section("left for `pytest -m containers`", sep="-")
-        for nodeid in left_out:
-            terminalreporter.line(nodeid)
 
 
 @pytest.fixture(scope="session")
