@@ -98,6 +98,23 @@ def test_the_time_limit_cancels_with_its_own_cause():
     assert limited.handle(Tick(0.0), T0 + 6.0) == []
 
 
+def test_the_time_limit_holds_for_ranks_that_have_outlived_their_launcher():
+    running = launched(time_limit_s=60.0)
+    running.handle(LauncherEnded(-9), T0 + 5)
+    running.handle(Tick(0.0), T0 + 5 + LAUNCHER_WORD_S)
+    assert request(running.handle(Tick(0.0), T0 + 60)).cause == "time_limit"
+    assert running.handle(Tick(0.0), T0 + 60 + 10 + KILL_WAIT_S) == []  # there is no launcher to be ended
+
+
+@pytest.mark.parametrize("word_first", [True, False])
+def test_there_is_no_time_limit_once_all_ranks_have_ended(word_first):
+    running = launched(time_limit_s=60.0)
+    ends = [heard(events.LauncherEnded(time=1.0)), LauncherEnded(0)]
+    for end in ends if word_first else reversed(ends):
+        running.handle(end, T0 + 5)
+    assert running.handle(Tick(0.0), T0 + 61) == []
+
+
 def test_a_cancelled_task_is_not_timed_out_as_well():
     limited = launched(time_limit_s=5.0)
     limited.handle(Wanted(Wish.CANCEL, ""), T0 + 1)

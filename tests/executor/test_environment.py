@@ -98,6 +98,13 @@ def test_a_failing_script_is_an_error_with_its_own_words(tmp_path):
         sourced({"PATH": os.environ["PATH"]}, script)
 
 
+def test_a_script_may_leave_something_running(tmp_path, monkeypatch):
+    monkeypatch.setattr("theorbo.executor.environment.SHELL_SOURCE_S", 3)
+    script = tmp_path / "setup.sh"
+    script.write_text("sleep 6 &\nexport DAEMON=runs\n")
+    assert sourced(dict(os.environ), script)["DAEMON"] == "runs"
+
+
 def test_a_script_that_exits_is_an_error(tmp_path):
     script = tmp_path / "env.sh"
     script.write_text("exit 0\n")

@@ -352,3 +352,55 @@ def test_the_reader_of_our_output_may_leave_and_the_task_goes_on(tasks, start, v
 def test_nothing_is_left_of_an_execution(tasks, start, isolation):
     assert start(f"{tasks}:Fine").end()[0] == 0
     assert [path.name for path in (isolation / "spool").glob("theorbo-*/*")] == []
+
+
+def test_a_task_that_is_let_go_at_once_runs_all_the_same(broker, tmp_path, wait_for, views):
+    executor = BinaryExecutor(
+        ["/bin/sh", "-c", "touch ran"], broker=str(broker.connection_file), work_dir=str(tmp_path)
+    )
+    executor.add_hook("ANY", lambda executor, _event: executor.let_go())
+    assert not executor.execute_task().state.final
+    wait_for((tmp_path / "ran").exists)
+    wait_for(lambda: views()[0]["state"] == "COMPLETED")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_ended_while_the_task_is_imported_nothing_of_it_goes_on(number, start, tmp_path, wait_for):
+    (tmp_path / "python").symlink_to(sys.executable)  # another one, hence a child of a child
+    said = tmp_path / "said"
+    (tmp_path / "slow.py").write_text(
+        f"import os, time; open({str(said)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    )
+    running = start("--python", tmp_path / "python", f"{tmp_path}/slow.py:Slow")
+    pid = int(wait_for(lambda: said.exists() and said.read_text()))
+    running.signal(number)
+    status, _, err = running.end()
+    assert (status, err) == (130, "theorbo run: interrupted before anything was launched\n")
+    wait_for(lambda: not os.path.exists(f"/proc/{pid}"))
+
+
+@pytest.mark.parametrize(
+    ("code", "how"),
+    [("os._exit(0)", "ended with exit code 0"), ("os.kill(os.getpid(), 11)", "was killed by signal 11")],
+)
+def test_a_task_that_ends_its_python_at_import_is_refused_in_a_sentence(code, how, start, tmp_path):
+    (tmp_path / "crash.py").write_text(f"import os; {code}")
+    status, _, err = start(f"{tmp_path}/crash.py:Crash").end()
+    assert (status, err) == (2, f"theorbo run: {tmp_path}/crash.py:Crash: Python {how} while it was imported\n")
+
+
+def test_a_secret_parameter_reaches_the_task_and_not_the_journal(start, tmp_path):
+    (tmp_path / "door.py").write_text("""
+import pydantic
+from theorbo.task_runtime import Task
+class Door(Task):
+    class Parameters(pydantic.BaseModel):
+        password: pydantic.SecretStr
+    def _run(self):
+        self.result = {"opens": self.parameters.password.get_secret_value() == "hunter2"}
+""")
+    status, out, err = start("--json", "-p", "password=hunter2", f"{tmp_path}/door.py:Door").end()
+    assert (status, err) == (0, "")
+    assert "hunter2" not in out
+    assert '"opens":true' in out
+    assert '"parameters":{"password":"**********"}' in out

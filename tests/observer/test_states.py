@@ -59,3 +59,7 @@ def test_the_present_state_is_one_sentence():
 
 def test_a_view_of_another_version_is_no_trouble():
     assert present_state({"state": "DREAMING"}) == "DREAMING, 0 of 0 ranks started"
+
+
+def test_a_time_that_is_none_has_no_span():
+    assert span(duration_s({"started": float("-inf")}, 0.0)) == ""

@@ -256,3 +256,19 @@ def test_after_a_long_silence_everything_is_sent_again():
     assert len(puts(delivery, 100.0)) == 1
     assert puts(delivery, 100.0 + RESEND_S / 2) == []
     assert [span(message) for message in puts(delivery, 101.0 + RESEND_S)] == [(1, 1)]
+
+
+def test_a_busy_stream_does_not_keep_what_another_has_lost_from_being_sent_again():
+    delivery = connected()
+    attachment, text = with_attachment(10)
+    delivery.offer(RANK, Channel.RESULTS, text)
+    delivery.offer(OTHER, Channel.SIGNALS, record(1))
+    assert len(delivery.outgoing(100.0)) == 2  # the broker drops both: its disk is full for a moment
+    sent_again = []
+    for number in range(1, 2 * int(RESEND_S)):
+        now = 100.0 + number
+        delivery.offer(RANK, Channel.LOG, record(number))
+        sent_again += delivery.outgoing(now)
+        delivery.handle_ack(Header(source=RANK, channel=Channel.LOG, first=number), now)
+    assert SendChunk(attachment, 0, 10) in sent_again
+    assert any(isinstance(item, Message) and item.header.source == OTHER for item in sent_again)

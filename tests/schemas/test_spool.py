@@ -3,6 +3,7 @@
 import os
 import resource
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,25 @@ def test_an_attachment_is_named_by_its_digest_and_stored_once(tmp_path):
     assert store_attachment(spool, b"abc") == expected
     assert store_attachment(spool, b"abc") == expected
     assert [(file.name, file.read_bytes()) for file in (spool / ATTACHMENTS).iterdir()] == [(expected.sha256, b"abc")]
+
+
+def test_threads_may_store_the_same_bytes_at_once(tmp_path):
+    spool, payload, problems = make_spool(tmp_path, EXECUTION), bytes(3_000_000), []
+
+    def store():
+        try:
+            for _ in range(15):
+                store_attachment(spool, payload)
+        except OSError as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=store) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    assert len(list((spool / "attachments").iterdir())) == 1
 
 
 def test_an_attachment_that_cannot_be_stored_leaves_nothing_behind(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 from tests.task_runtime.launching import Client
 from theorbo.schemas.records import encode_record
-from theorbo.schemas.spool import END, Pressure, append, make_spool, open_append
+from theorbo.schemas.spool import END, Pressure, append, make_spool, open_append, store_attachment
 from theorbo.task_runtime.agent import READY
 
 
@@ -113,6 +113,18 @@ def test_a_signal_ends_it_and_the_rest_stays_for_the_next(agent):
     running.start()
     running.end()
     assert running.client.texts("rank:0", "log") == ["1", "2"]
+
+
+def test_ranks_may_store_attachments_while_the_agent_looks_at_their_size(agent):
+    running = agent(first="limits.LOOK_S = 0.001")
+    until, number = time.monotonic() + 3, 0
+    while time.monotonic() < until and running.process.poll() is None:
+        for _ in range(100):
+            number += 1
+            stored = store_attachment(running.spool, b"%d" % number)
+            (running.spool / "attachments" / stored.sha256).unlink()
+    assert running.process.poll() is None, running.process.stderr.read()
+    running.end()
 
 
 def test_two_agents_never_deliver_the_same_spool(agent, run_theorbo):

@@ -12,7 +12,8 @@ import pytest
 from tests.task_runtime.launching import launch
 from theorbo.schemas.errors import Unavailable, UsageError
 from theorbo.schemas.launch_plan import LaunchPlan
-from theorbo.task_runtime.launch import main
+from theorbo.task_runtime.launch import Launch, main
+from theorbo.task_runtime.wrapper import RANKS_PIPE
 
 APPEND = """
 import os, sys, time
@@ -63,6 +64,29 @@ named = {"sha256": "ab" * 32, "size": 5}
 append(file, encode_record({"kind": "data", "time": 0, "name": "x", "parts": [], "attachments": [named]}))
 """
 )
+
+
+def test_a_rank_that_starts_just_when_the_last_one_has_gone_is_heard(tmp_path, monkeypatch):
+    plan = LaunchPlan("ab" * 16, "connection.json", ["true"], {}, str(tmp_path), spool_root=str(tmp_path))
+    launching = Launch(plan)
+    launching._open_ranks_pipe()
+    pipe = next(tmp_path.glob(f"*/*/{RANKS_PIPE}"))
+    os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))  # the first rank has come and gone
+    really_open = os.open
+
+    def open_late(path, flags, *more, **keywords):
+        if flags & os.O_ACCMODE == os.O_RDONLY and str(path) == str(pipe):
+            monkeypatch.undo()
+            writers.append(really_open(pipe, os.O_WRONLY | os.O_NONBLOCK))  # as a thin parent does
+            os.write(writers[0], b"started 1 12 11 11 5\n")
+        return really_open(path, flags, *more, **keywords)
+
+    writers = []
+    monkeypatch.setattr(os, "open", open_late)
+    launching._on_ranks_pipe()
+    launching._on_ranks_pipe()
+    assert list(launching._core.ranks) == [1]
+    os.close(writers[0])
 
 
 def with_limits(first="", **limits):

@@ -70,6 +70,7 @@ def test_a_task_that_can_be_run_is_described_whatever_it_prints(look, tmp_path):
         "use_mpi": True,
         "doc": "Counts peaks.\n\nIn all frames.",
         "parameters": {"threshold": 2.5, "frames": 10},
+        "shown": {"threshold": 2.5, "frames": 10},
     }
 
 

@@ -143,6 +143,8 @@ def test_when_one_ended_badly_the_others_and_the_launcher_are_ended_if_they_do_n
     core.rank_started(RankProcess(1, 21, 20, 20, 5))
     core.rank_ended(1, -11, 10.0)
     assert core.due([PROGRAM], 10.0 + SIBLINGS_S - 1) == []
+    assert not core.wants_table(10.0 + SIBLINGS_S - 1)
+    assert core.wants_table(10.0 + SIBLINGS_S)
     out = core.due([PROGRAM], 10.0 + SIBLINGS_S)
     assert numbers(out) == [("SignalLauncher", signal.SIGTERM), ("SendSignal", signal.SIGTERM)]
     assert out[0].text == "rank 1 ended badly and others did not follow: the launcher is being ended"

@@ -245,7 +245,12 @@ class Old(Task):
 
 
 @pytest.mark.parametrize(
-    ("end", "error"), [("raise RuntimeError('off')", "RuntimeError: off"), ("sys.exit(3)", "exit code 3")]
+    ("end", "error"),
+    [
+        ("raise RuntimeError('off')", "RuntimeError: off"),
+        ("sys.exit(3)", "exit code 3"),
+        ("sys.stdout.close(); sys.exit(3)", "exit code 3"),
+    ],
 )
 def test_a_failing_rank_ends_the_others_that_wait_for_it(tmp_path, end, error):
     path = tmp_path / "mine.py"
@@ -257,6 +262,7 @@ class Mine(Task):
     def _run(self):
         from mpi4py import MPI
         log(f"rank {{MPI.COMM_WORLD.rank}}")
+        MPI.COMM_WORLD.Barrier()  # else the abort may come before the other rank's log
         if MPI.COMM_WORLD.rank == 1: {end}
         MPI.COMM_WORLD.Barrier()
 """)

@@ -53,6 +53,10 @@ def main(argv: list[str]) -> int:
     notices = _Notices(display)
     executor.log.addHandler(notices)
     outcome = None
+    # Until something is launched these end what is under way, as Ctrl-C does; after that they are the Executor's.
+    ending = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+    for number in ending:
+        signal.signal(number, signal.default_int_handler)
     try:
         outcome = executor.execute_task(detach=options.detach)
     except InvalidParameter as error:
@@ -61,6 +65,8 @@ def main(argv: list[str]) -> int:
         display.notice("interrupted before anything was launched")
         return 128 + signal.SIGINT
     finally:
+        for number in ending:
+            signal.signal(number, signal.SIG_DFL)
         executor.log.removeHandler(notices)
         display.end(outcome)
     return outcome.exit_status

@@ -8,7 +8,8 @@ The rules:
    Executor reports `launcher_gone`, and the broker decides.
 3. The wait counts only while the broker is heard, for a silent broker may have the report already.
 4. The first interrupt cancels (SIGTERM, the grace, SIGKILL), the second kills, the third lets go.
-5. Reaching the time limit is a cancellation with another cause; the clock starts with the launch.
+5. Reaching the time limit is a cancellation with another cause; the clock starts with the launch, and goes on
+   when the launcher was killed, for its ranks may live.
 6. Nothing waits for ever: when the launcher's process has ended and neither an event nor the broker has been
    heard for `DRAIN_S`, the Executor gives up, and says what to ask later.
 7. Letting go leaves the Task running: its agents deliver, the broker finds the outcome.
@@ -251,6 +252,7 @@ class Supervisor:
         out: list[Instruction] = [CallHooks(hooks_of(event), reported)]
         if isinstance(event, events.LauncherEnded):
             self._launcher_word, self._word_until = True, math.inf
+            self._limit_at = math.inf
         elif isinstance(event, events.AgentStarted) and self._detach:
             out += self._let_go()
         elif isinstance(event, events.StateChanged):
@@ -289,7 +291,9 @@ class Supervisor:
     def _launcher_ended(self, ended: LauncherEnded, now: float) -> list[Instruction]:
         self.phase = Phase.LAUNCHER_ENDED
         self._launcher = ended
-        self._limit_at = self._kill_unheeded_at = math.inf
+        self._kill_unheeded_at = math.inf
+        if self._launcher_word or ended.exit_code is None:  # else ranks may live on without it
+            self._limit_at = math.inf
         self._last_sign_at = now
         if not self._launcher_word:
             self._word_until = now + (LAUNCHER_WORD_S if ended.exit_code is not None else 0.0)
@@ -309,7 +313,8 @@ class Supervisor:
         if now >= self._limit_at:
             self._limit_at = math.inf
             if self._requested is None:
-                self._kill_unheeded_at = now + self._grace_s + KILL_WAIT_S
+                if self.phase is Phase.SUPERVISING:
+                    self._kill_unheeded_at = now + self._grace_s + KILL_WAIT_S
                 reason = f"time limit of {self._time_limit_s:g} s reached"
                 out += [*self._request("cancel", "time_limit", reason, now), Notice(reason)]
         if now >= self._kill_unheeded_at:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
@@ -72,15 +73,17 @@ def sourced(environment: Mapping[str, str], script: Path) -> dict[str, str]:
         raise UsageError(f"shell script {script} is no file; shell_source wants the path of a script")
     env = _program("env", environment)
     command = [_program("bash", environment), "--noprofile", "--norc", "-c", _SOURCE, "bash", str(script.absolute())]
-    try:
-        done = subprocess.run(
-            [*command, env], env=dict(environment), stdin=subprocess.DEVNULL, capture_output=True,
-            timeout=SHELL_SOURCE_S, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise Unavailable(f"shell script {script} did not end within {SHELL_SOURCE_S:g} s") from None
+    with tempfile.TemporaryFile() as said:  # of a pipe the end would come only when all that it has started has ended
+        try:
+            done = subprocess.run(
+                [*command, env], env=dict(environment), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said,
+                timeout=SHELL_SOURCE_S, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise Unavailable(f"shell script {script} did not end within {SHELL_SOURCE_S:g} s") from None
+        said.seek(0)
+        words = said.read().decode(errors="backslashreplace").strip()
     if done.returncode != 0 or not done.stdout:
-        words = done.stderr.decode(errors="backslashreplace").strip()
         how = f"failed with exit code {done.returncode}" if done.returncode else "ended the shell that sourced it"
         raise UsageError(f"shell script {script} {how}" + (f": {words}" if words else ""))
     found = dict(os.fsdecode(line).partition("=")[::2] for line in done.stdout.rstrip(b"\0").split(b"\0"))

@@ -19,11 +19,12 @@ class Launcher:
 
     def __init__(self, plan: LaunchPlan, spool: Path) -> None:
         """Start it; what it says beside its reports is kept in `spool`. Raises OSError or Unavailable."""
-        plan_file = spool / "plan.json"
-        plan.save(plan_file)
+        # Beside the spool, which goes when we let go of the Task: the launcher may not have read it by then.
+        self._plan_file = spool.with_name(f"{plan.execution}.plan.json")
+        plan.save(self._plan_file)
         self._words = (spool / "launcher.log").open("w+b")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "theorbo.task_runtime.launch", "--plan", str(plan_file)],
+            [sys.executable, "-m", "theorbo.task_runtime.launch", "--plan", str(self._plan_file)],
             stdin=subprocess.DEVNULL, stdout=self._words, stderr=self._words, start_new_session=True,
         )  # fmt: skip
         try:
@@ -51,6 +52,8 @@ class Launcher:
         """Let go of it, whether it has ended or not."""
         if self._process.poll() is None:
             self._process.returncode = 0  # it lives on without us; Popen need not warn of that
+        else:
+            self._plan_file.unlink(missing_ok=True)  # where it could not even read that
         self._words.close()
         if self.descriptor is not None:
             os.close(self.descriptor)

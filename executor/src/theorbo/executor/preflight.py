@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from theorbo.schemas.errors import InternalError, Unavailable, UsageError
+from theorbo.schemas.errors import Unavailable, UsageError
 from theorbo.schemas.limits import PREFLIGHT_S
 
 
@@ -34,6 +36,8 @@ class TaskFacts(NamedTuple):
     use_mpi: bool
     parameters: dict[str, Any]
     """As the Task's model has them: checked, with defaults."""
+    shown: dict[str, Any]
+    """The same for everybody's eyes: secrets are masked."""
 
 
 def checked_spec(text: str, directory: Path) -> str:
@@ -74,7 +78,7 @@ class Preflight:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "theorbo.task_runtime.preflight", *other, spec],
                 stdin=question, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                env=dict(environment), cwd=work_dir,
+                env=dict(environment), cwd=work_dir, start_new_session=True,
             )  # fmt: skip
 
     def answer(self) -> TaskFacts:
@@ -87,22 +91,32 @@ class Preflight:
             try:
                 out, noise = process.communicate(timeout=PREFLIGHT_S)
             except subprocess.TimeoutExpired:
-                process.kill()
+                self._kill()
                 raise Unavailable(f"{self._spec}: importing it took longer than {PREFLIGHT_S:g} s") from None
-        if process.returncode != 0:
-            words = noise.decode(errors="backslashreplace").strip()
-            raise InternalError(f"looking at {self._spec} ended with {process.returncode}: {words}")
+        words = noise.decode(errors="backslashreplace").strip()
+        if process.returncode != 0 or not out:  # it may end its process, or crash in C code
+            code = process.returncode
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            last = f": {words.splitlines()[-1]}" if words else ""
+            raise UsageError(f"{self._spec}: Python {how} while it was imported{last}")
         facts = json.loads(out)
         if facts["ok"]:
-            return TaskFacts(str(facts["name"]), bool(facts["use_mpi"]), dict(facts["parameters"]))
+            parameters, shown = dict(facts["parameters"]), dict(facts["shown"])
+            return TaskFacts(str(facts["name"]), bool(facts["use_mpi"]), parameters, shown)
         sentence = str(facts["error"])  # has the near matches in it
         raise InvalidParameter(str(facts["field"]), sentence) if facts.get("field") else UsageError(sentence)
 
     def abandon(self) -> None:
         """End the process; nobody wants the answer any more."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        self._process.communicate()
+        self._kill()
+        with self._process:
+            pass
+
+    def _kill(self) -> None:
+        """With all that it has started: another Python, and whatever a Task starts while it is imported."""
+        if self._process.returncode is None:  # else the number may be somebody else's
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def parameters_text(parameters: Mapping[str, Any], key: str | None = None) -> str:

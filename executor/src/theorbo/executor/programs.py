@@ -22,6 +22,7 @@ class Ready(NamedTuple):
     command: list[str]
     use_mpi: bool
     parameters: dict[str, Any]
+    """For the journal: secrets are masked."""
     variables: dict[str, str]
     """To be added to its environment."""
     python: str | None = None
@@ -88,7 +89,7 @@ class _TaskInquiry:
     def answer(self) -> Ready:
         facts = self._preflight.answer()
         variables = {PARAMETERS_VARIABLE: parameters_text(facts.parameters)}
-        return Ready(facts.name, self._command, facts.use_mpi, facts.parameters, variables, self._command[0])
+        return Ready(facts.name, self._command, facts.use_mpi, facts.shown, variables, self._command[0])
 
     def abandon(self) -> None:
         self._preflight.abandon()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,7 +45,7 @@ def duration_s(view: View, now: float) -> float | None:
 
 def span(duration: float | None) -> str:
     """`0.4 s`, `12 s`, `3 min 05 s`, `2 h 10 min`, `5 d 3 h`."""
-    if duration is None:
+    if duration is None or not math.isfinite(duration):  # a record may say anything
         return ""
     if duration < 10:
         return f"{duration:.1f} s"

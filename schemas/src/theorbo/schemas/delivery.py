@@ -10,8 +10,8 @@ The other half is the broker's. The rules:
    that is not acknowledged is sent again, from the oldest on. The broker drops what it has already.
 5. A batch that names attachments waits until the broker has stored them; so does all behind it in its
    stream.
-6. If nothing has been acknowledged for `RESEND_S` although something is under way, it is sent again: an
-   acknowledgement may have been lost between two live peers (a full queue).
+6. If nothing of a stream, or of an attachment, has been acknowledged for `RESEND_S` although something is under
+   way, it is sent again: an acknowledgement may have been lost between two live peers (a full queue, a full disk).
 
 Nothing here opens a socket or a file, or asks for the time.
 """
@@ -59,6 +59,7 @@ class _Queue:
         self.next_number = acknowledged + 1
         self.batches: deque[_Batch] = deque()
         self.sent = 0  # how many of `batches`, from the left, are under way
+        self.progress_at = 0.0  # when something was last sent for the first time, or acknowledged
 
 
 class Delivery:
@@ -71,8 +72,8 @@ class Delivery:
         self._held_bytes = 0
         self._stored: set[str] = set()  # attachments the broker has, of batches still held
         self._chunk_at: dict[str, int] = {}  # offset of the chunk under way, per attachment
+        self._chunk_sent_at: dict[str, float] = {}
         self._connected = False
-        self._progress_at = 0.0  # when something was last sent for the first time, or acknowledged
 
     @property
     def room_bytes(self) -> int:
@@ -124,11 +125,11 @@ class Delivery:
         """What is to be sent now. `now` (Unix time) goes into the headers."""
         if not self._connected:
             return []
-        if self.idle:
-            self._progress_at = now
-        elif now - self._progress_at > RESEND_S:
-            self._progress_at = now
-            self._rewind()
+        for queue in self._queues.values():
+            if queue.sent == 0 or now - queue.progress_at > RESEND_S:
+                queue.sent, queue.progress_at = 0, now
+        for sha256 in [key for key in self._chunk_at if now - self._chunk_sent_at[key] > RESEND_S]:
+            del self._chunk_at[sha256]
         out: list[Instruction] = []
         for channel in _PRIORITY:
             for stream, queue in self._queues.items():
@@ -143,7 +144,7 @@ class Delivery:
             if missing:
                 item = missing[0]
                 if item.sha256 not in self._chunk_at:
-                    self._chunk_at[item.sha256] = 0
+                    self._chunk_at[item.sha256], self._chunk_sent_at[item.sha256] = 0, now
                     out.append(SendChunk(item, 0, min(CHUNK_BYTES, item.size)))
                 return
             header = Header(
@@ -156,6 +157,7 @@ class Delivery:
     def give_up(self, attachment: Attachment) -> None:
         """Neither we nor the broker have the bytes: the records that name them go without."""
         self._chunk_at.pop(attachment.sha256, None)
+        self._chunk_sent_at.pop(attachment.sha256, None)
         self._stored.add(attachment.sha256)
 
     def welcomed(self) -> None:
@@ -165,6 +167,7 @@ class Delivery:
 
     def _rewind(self) -> None:
         self._chunk_at.clear()
+        self._chunk_sent_at.clear()
         for queue in self._queues.values():
             queue.sent = 0
 
@@ -179,7 +182,7 @@ class Delivery:
         queue = self._queues.get(Stream(header.source, Channel(header.channel)))
         if queue is None:
             return
-        self._progress_at = now
+        queue.progress_at = now
         while queue.batches and queue.batches[0].first + queue.batches[0].count - 1 <= header.first:
             batch = queue.batches.popleft()
             queue.sent = max(0, queue.sent - 1)
@@ -195,10 +198,9 @@ class Delivery:
         asked = self._chunk_at.get(attachment.sha256)
         if asked is None or asked >= received > 0:
             return []  # an answer to what was sent before the last rewind: a second train would double the rest
-        self._progress_at = now
         if received >= attachment.size:
             self._stored.add(attachment.sha256)
-            del self._chunk_at[attachment.sha256]
+            del self._chunk_at[attachment.sha256], self._chunk_sent_at[attachment.sha256]
             return []
-        self._chunk_at[attachment.sha256] = received
+        self._chunk_at[attachment.sha256], self._chunk_sent_at[attachment.sha256] = received, now
         return [SendChunk(attachment, received, min(CHUNK_BYTES, attachment.size - received))]

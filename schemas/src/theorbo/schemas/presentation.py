@@ -107,9 +107,16 @@ def as_line(header: Header, view: Mapping[str, Any], event: events.EventBase, *,
 
 def line_of(time_s: float, who: str, text: str) -> str:
     """A plain line; what follows a line end in `text` is indented, so that nothing can pose as a line of ours."""
-    clock = time.strftime("%H:%M:%S", time.localtime(time_s))
+    clock = _clock(time_s)
     first, *rest = text.splitlines() or [""]
     return "\n".join([f"{clock} {who} {visible(first)}".rstrip(), *(f"    {visible(line)}".rstrip() for line in rest)])
+
+
+def _clock(time_s: float) -> str:
+    try:
+        return time.strftime("%H:%M:%S", time.localtime(time_s))
+    except (ValueError, OverflowError, OSError):  # a record may say anything
+        return "--:--:--"
 
 
 def origin(header: Header, view: Mapping[str, Any], *, with_task: bool = False) -> str:

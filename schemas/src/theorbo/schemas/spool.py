@@ -142,7 +142,7 @@ def store_attachment(spool: Path, payload: bytes) -> Attachment:
 
     digest = hashlib.sha256(payload).hexdigest()
     place = spool / ATTACHMENTS / digest
-    temporary = place.with_name(f".{digest}.{os.getpid()}.{id(payload):x}")
+    temporary = place.with_name(f".{digest}.{os.getpid()}.{os.urandom(8).hex()}")  # threads may store the same bytes
     try:
         with temporary.open("xb") as file:
             file.write(payload)

@@ -279,8 +279,11 @@ class Agent:
             file.freed = offset + length
 
     def _adjust_pressure(self) -> None:
+        attachment_bytes = 0
         with os.scandir(self._spool / ATTACHMENTS) as entries:
-            attachment_bytes = sum(entry.stat().st_size for entry in entries)
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # renamed meanwhile by the rank that stores it
+                    attachment_bytes += entry.stat().st_size
         pressure = self._core.pressure(attachment_bytes, can_free=self._can_free)
         if pressure != self._pressure:
             with (self._spool / PRESSURE).open("r+b", buffering=0) as file:  # in place: writers have it mapped

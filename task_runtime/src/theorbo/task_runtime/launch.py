@@ -125,7 +125,7 @@ class Launch:
         self._perform(self._core.start(time.monotonic()))
         while self._finish is None:
             now = time.monotonic()
-            table = processes.process_table() if self._core.wants_table else []
+            table = processes.process_table() if self._core.wants_table(now) else []
             if self._core.phase is Phase.CLEARING:
                 self._watch_left_behind(table)
             phase = self._core.phase
@@ -227,9 +227,10 @@ class Launch:
             except BlockingIOError:
                 return
             if not text:  # the last one has closed it; opened anew, the pipe is silent until the next comes
-                self._unwatch(self._ranks_pipe)
-                os.close(self._ranks_pipe)
-                self._open_ranks_pipe()
+                former = self._ranks_pipe
+                self._unwatch(former)
+                self._open_ranks_pipe()  # first, for without any reader a thin parent cannot open it
+                os.close(former)
                 if self._core.ranks:
                     self._core.ranks_gone(now)
                 return

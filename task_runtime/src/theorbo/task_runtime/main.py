@@ -6,6 +6,7 @@ sent (each reported as `task_failed`); else what the Task gave to `sys.exit`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -73,8 +74,9 @@ def _end_other_ranks(code: int) -> None:
     # An abort kills before anybody can say how this rank has ended, so that is said now.
     if not report.has_failed():
         report.task_failed(f"exit code {code}")
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # closed, replaced, or on a full disk: the abort must not depend on it
+            stream.flush()
     mpi.COMM_WORLD.Abort(code)
 
 

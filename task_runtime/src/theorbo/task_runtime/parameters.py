@@ -77,6 +77,13 @@ def validated_parameters(model: Any, values: dict[str, Any]) -> dict[str, Any]:
     return understood if again == parameters else values
 
 
+def shown_parameters(model: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """The values as others may see them: pydantic's secrets are masked, at whatever depth. Raises ParameterError."""
+    parameters = build_parameters(model, values)
+    knows_secrets = hasattr(parameters, "model_dump") or hasattr(parameters, "__fields__")
+    return _as_json(parameters) if knows_secrets else values
+
+
 def _as_json(parameters: Any) -> dict[str, Any]:
     try:
         if hasattr(parameters, "model_dump"):

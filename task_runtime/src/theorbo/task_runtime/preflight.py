@@ -3,7 +3,7 @@
 `python -m theorbo.task_runtime.preflight [--python P] SPEC` reads `{"parameters": {…}}` from stdin, imports the
 Task, validates the parameters, and prints one JSON object::
 
-    {"ok": true, "name": "Count", "use_mpi": false, "doc": "…", "parameters": {…}}
+    {"ok": true, "name": "Count", "use_mpi": false, "doc": "…", "parameters": {…}, "shown": {…}}
     {"ok": false, "error": "one sentence", "field": null, "near": []}
 
 Exit status 0 in both cases. With `--python` the same is done by another Python, which needs nothing of ours.
@@ -22,7 +22,7 @@ from typing import Any
 
 from theorbo.schemas.errors import ExitStatus, UsageError
 from theorbo.task_runtime.loading import LoadError, load_task
-from theorbo.task_runtime.parameters import ParameterError, validated_parameters
+from theorbo.task_runtime.parameters import ParameterError, shown_parameters, validated_parameters
 from theorbo.task_runtime.report import SPOOL_VARIABLE
 
 # Valid in any Python, however old: it is the first thing that another Python sees of us.
@@ -59,7 +59,9 @@ def look(spec: str, values: dict[str, Any]) -> dict[str, Any]:
     """What there is to know about a Task, in this Python."""
     try:
         task = load_task(spec)
-        parameters = validated_parameters(getattr(task, "Parameters", None), values)
+        model = getattr(task, "Parameters", None)
+        parameters = validated_parameters(model, values)
+        shown = shown_parameters(model, parameters)
     except (LoadError, ParameterError) as error:
         return _refusal(str(error), getattr(error, "field", None), error.near)
     return {
@@ -68,6 +70,7 @@ def look(spec: str, values: dict[str, Any]) -> dict[str, Any]:
         "use_mpi": bool(task.use_mpi),
         "doc": _documentation(task),
         "parameters": parameters,
+        "shown": shown,
     }
 
 

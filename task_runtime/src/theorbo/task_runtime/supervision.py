@@ -193,10 +193,11 @@ class Supervision:
 
     # --- what is due ------------------------------------------------------------------------------
 
-    @property
-    def wants_table(self) -> bool:
-        """Whether `due` needs the process table."""
-        return self.ending.requested or self.phase is Phase.CLEARING
+    def wants_table(self, now: float) -> bool:
+        """Whether `due` needs the process table: ranks are being ended, or are going to be now."""
+        if self.phase is Phase.RUNNING:
+            return self.ending.requested or bool(self._launcher_reasons(now))
+        return self.phase is Phase.CLEARING
 
     def due(self, table: list[Process], now: float) -> list[LaunchInstruction]:
         """What is to be done now, also because time has passed. `table`: see `wants_table`."""
@@ -231,19 +232,25 @@ class Supervision:
         if self._launcher_kill_at is not None and now >= self._launcher_kill_at:
             self._launcher_kill_at = None
             return [SignalLauncher(signal.SIGKILL)]
-        reasons = [reason for reason, at in self._launcher_by.items() if now >= at]
-        if not reasons or self._launcher_told:
-            return []
-        if not self._has_launcher:  # ranks that were started directly are not each other's siblings
-            if _REQUESTED in reasons:
-                self._launcher_told = True
-                self.ending.request(0.0, now)
+        reasons = self._launcher_reasons(now)
+        if not reasons:
             return []
         self._launcher_told = True
+        if not self._has_launcher:
+            self.ending.request(0.0, now)
+            return []
         grace_s = 0.0 if _REQUESTED in self._launcher_by else self._grace_s
         self.ending.request(grace_s, now)
         self._launcher_kill_at = now + grace_s + GOODBYE_S
         return [Warn(f"{reasons[0]}: the launcher is being ended"), SignalLauncher(signal.SIGTERM)]
+
+    def _launcher_reasons(self, now: float) -> list[str]:
+        """Why the launcher is to be ended now, unless it was told already."""
+        if self._launcher_told:
+            return []
+        reasons = [reason for reason, at in self._launcher_by.items() if now >= at]
+        # Ranks that were started directly are not each other's siblings.
+        return [reason for reason in reasons if self._has_launcher or reason == _REQUESTED]
 
     def _clear(self, left: dict[int, list[Process]], now: float) -> list[LaunchInstruction]:
         """Helpers of a program often see its end and go: they get a moment, then SIGTERM, then SIGKILL."""
