@@ -345,14 +345,15 @@ class TestState:
     def test_what_comes_after_the_final_state_is_kept_as_late_and_changes_nothing(self, bus):
         bus.submit()
         bus.run_to_end(streams=STREAMS, logs=3)
-        before = len(bus.journal)
-        bus.say(b"A", put(RANK, SIGNALS, 3, record("task_failed", error="a ghost")))
+        before, view = len(bus.journal), view_of(bus)
+        lost = record("loss", stream="rank:0/log", count=5, detail="?")
+        bus.say(b"A", put(RANK, SIGNALS, 3, record("task_failed", error="a ghost"), lost))
         bus.say(b"A", put(RANK, LOG, 4, log("boo")))
         bus.settle()
         assert [batch.flags for batch in bus.journal[before:]] == [Flag.LATE, Flag.LATE]
         assert bus.published[-1].header.flags == Flag.LATE
         assert bus.states() == ["RUNNING", "COMPLETED"]
-        assert [message.header.first for message in bus.to(b"A", Command.ACK)][-1] == 4
+        assert view_of(bus) == {**view, "heads": {"signals": 12, "log": 4}}
 
     def test_a_malformed_signal_is_kept_and_logged_and_changes_nothing(self, bus):
         bus.submit()
@@ -386,6 +387,7 @@ class TestRestart:
         bus.settle()
         assert bus.texts() == ["a", "b"]
         assert view_of(bus)["state"] == "RUNNING"
+        assert view_of(bus)["heads"] == {"signals": 3, "log": 2}
         sequences = [batch.sequence for batch in bus.journal]
         assert sequences == sorted(set(sequences))
 
@@ -454,6 +456,7 @@ class TestSilence:
         bus.give(Tick())
         bus.settle()
         assert bus.states() == []
+        assert view_of(bus)["contact"] == {"executor": "alive"}
         bus.pass_time(LOST_S - 1)
         assert bus.states() == []
         bus.pass_time(2)

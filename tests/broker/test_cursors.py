@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from theorbo.broker.values import Unsent
+from theorbo.broker.values import JournalRead, Unsent
 from theorbo.schemas.frames import Command, Header, Message, encode_json
 from theorbo.schemas.names import Channel
 
@@ -184,3 +184,12 @@ def test_two_readers_of_one_peer_have_places_of_their_own(bus):
     read(bus, request=2, follow=True, channels=["log"])
     by_request = [message.header.request for message in bus.to(b"O", Command.EVENTS)]
     assert by_request == [1, 2, 2, 2, 2, 2]
+
+
+def test_a_journal_that_cannot_be_read_is_told_to_the_reader(bus, monkeypatch):
+    monkeypatch.setattr(bus, "read", lambda wish: JournalRead(wish.peer, wish.request, wish.after, [], 0, "disk error"))
+    read(bus, request=7, follow=True)
+    assert bus.refusals(b"O") == ["journal"]
+    assert bus.to(b"O", Command.REFUSED)[0].header.request == 7
+    more(bus, 11, "new")
+    assert texts(bus) == []

@@ -58,8 +58,10 @@ class Opened:
         self.journal = Journal(path, retention, self.reports.put)
 
     def write(self, *items: Item) -> None:
+        """Until the last of them is committed."""
         self.journal.submit(items)
-        while not isinstance(self.reports.get(timeout=10), Committed):
+        last = next(item for item in reversed(items) if not isinstance(item, Keep))[0][:2]
+        while not (isinstance(report := self.reports.get(timeout=10), Committed) and report.items[-1][:2] == last):
             pass
 
     def wait_for(self, kind: type) -> object:
@@ -236,6 +238,15 @@ def test_views_of_ended_executions_are_found_newest_first_with_their_heads(opene
 
 
 class TestTrouble:
+    def test_a_read_that_fails_is_an_answer(self, opened):
+        opened.write(keep(), batch(1, 1, "a"))
+        connection = sqlite3.connect(opened.journal.path)
+        connection.execute("ALTER TABLE batches RENAME TO gone")
+        connection.close()
+        answer = opened.journal.read(ReadJournal(b"P", 1, RUN, None, 0, 0, 0, 100), 9)
+        assert "no such table" in answer.problem
+        assert answer.batches == []
+
     def test_a_journal_of_a_newer_schema_is_refused_and_left_as_it_is(self, path):
         Opened(path).journal.close(10)
         connection = sqlite3.connect(path)

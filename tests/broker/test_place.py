@@ -77,7 +77,7 @@ class TestRuntimeDirectory:
         directory = place.runtime_directory(tmp_path)
         assert len(str(directory / "publisher")) <= 107
         assert place.runtime_directory(tmp_path) == directory
-        place.remove_runtime_directory(tmp_path)
+        place.remove_runtime_directory(directory)
         assert not directory.exists()
 
     def test_a_directory_that_others_may_enter_is_refused(self, tmp_path):
@@ -85,7 +85,7 @@ class TestRuntimeDirectory:
         directory.chmod(0o755)
         with pytest.raises(Unavailable, match="ours alone"):
             place.runtime_directory(tmp_path)
-        place.remove_runtime_directory(tmp_path)
+        place.remove_runtime_directory(directory)
 
     def test_a_symbolic_link_is_refused(self, tmp_path):
         directory = place.runtime_directory(tmp_path)

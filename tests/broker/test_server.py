@@ -18,7 +18,7 @@ import zmq
 from theorbo.schemas.connection import Connection, KeyPair, key_file
 from theorbo.schemas.errors import Unavailable
 from theorbo.schemas.frames import Command, Header, Message, decode_json, encode_json
-from theorbo.schemas.limits import MESSAGE_BYTES
+from theorbo.schemas.limits import EMBEDDED_IDLE_S, MESSAGE_BYTES
 from theorbo.schemas.link import configure, open_link, start_own_broker
 from theorbo.schemas.names import EXECUTOR, Channel, topic
 from theorbo.schemas.records import split_body
@@ -55,6 +55,11 @@ class Plugs:
         for topic_ in topics:
             socket.subscribe(topic_)
         return socket
+
+    def monitor(self, socket: zmq.Socket, events: int) -> zmq.Socket:
+        """Readable when one of the events has happened to the socket."""
+        self._sockets.insert(0, socket.get_monitor_socket(events))
+        return self._sockets[0]
 
     def close(self) -> None:
         for opened in self._sockets:
@@ -162,13 +167,11 @@ class TestBadInput:
 
     def test_an_oversized_frame_closes_the_connection_and_nothing_else(self, broker, plugs):
         socket = plugs.dealer(broker)
-        monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        monitor = plugs.monitor(socket, zmq.EVENT_DISCONNECTED)
         with submitted(broker.connection_file) as executor:
             socket.send_multipart([b"PUT", Header().encode(), b"x" * (MESSAGE_BYTES + 1)])
             assert monitor.poll(int(DEADLINE_S * 1000))
             executor.put_and_wait(RANK, LOG, 1, log("still here"))
-        socket.disable_monitor()
-        monitor.close(0)
 
     def test_a_key_that_is_not_on_the_list_gets_nothing(self, broker, plugs):
         with submitted(broker.connection_file) as executor:
@@ -278,6 +281,13 @@ class TestRestart:
                 broker.kill()
             subprocess.run(["umount", "--lazy", state], check=True)
 
+    def test_a_broker_whose_journal_is_removed_ends_instead_of_acknowledging_into_nowhere(self, broker):
+        (broker.state / "journal.sqlite").unlink()
+        assert broker.process.wait(DEADLINE_S) == 6
+        assert "was removed or replaced" in broker.log
+        assert "Traceback" not in broker.log
+        assert not broker.connection_file.exists()
+
 
 class TestCommand:
     def test_a_second_broker_on_the_same_journal_is_refused_and_the_first_serves_on(self, broker, run_theorbo):
@@ -366,15 +376,19 @@ class TestEmbedded:
         wait_for(lambda: not sockets.exists(), "the removal of the sockets")
         assert not (isolation / "state" / "journal.sqlite-wal").exists()
 
-    def test_it_stays_while_somebody_is_connected_or_an_execution_is_open(self, isolation, wait_for):
-        connection_file = isolation / "state" / "connection.json"
+    def test_it_stays_while_somebody_is_connected_or_an_execution_is_open(self, isolation, monkeypatch):
+        connected = isolation / "state" / "connection.json"
         start_own_broker()
-        with submitted(connection_file) as executor:
+        with Talk(connected) as observer:
+            monkeypatch.setenv("THEORBO_STATE", str(isolation / "other"))
+            unfinished = isolation / "other" / "connection.json"
+            start_own_broker()
+            submitted(unfinished).link.close()
             began = time.monotonic()
-            executor.until(lambda: time.monotonic() - began > 6.5)
-            assert connection_file.exists()
-        wait_for(lambda: time.monotonic() - began > 13.5)
-        assert connection_file.exists()  # nobody is connected, but the execution has not ended
+            observer.until(lambda: time.monotonic() - began > EMBEDDED_IDLE_S + 1.5)
+            assert connected.exists()
+            assert unfinished.exists()
+            os.kill(Connection.load(unfinished).pid, signal.SIGTERM)
 
     def test_two_that_are_started_at_once_become_one(self, isolation, wait_for):
         reader, writer = os.pipe()
@@ -406,8 +420,10 @@ class TestEmbedded:
         connection = sqlite3.connect(isolation / "state" / "journal.sqlite")
         connection.execute("PRAGMA user_version = 99")
         connection.close()
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(isolation))
         with pytest.raises(Unavailable, match="schema version 99"):
             start_own_broker()
+        assert list(isolation.glob("theorbo-*")) == []
 
 
 def test_numbers_at_the_end_of_their_range_end_nothing(broker):

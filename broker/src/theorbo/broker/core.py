@@ -111,7 +111,7 @@ class Core:
             case Recalled():
                 return self._recalled(it, now)
             case JournalRead():
-                return self._cursors.journal_read(it, self.committed_sequence)
+                return self._journal_read(it, now)
             case Listed():
                 return [snapshots.listing(it, self._executions.values(), self.committed_sequence, now)]
             case ChunkStored() | ChunkRead():
@@ -325,6 +325,12 @@ class Core:
         if it.retry:
             out += self._received(it.retry, now, journal_asked=True)
         return out
+
+    def _journal_read(self, it: JournalRead, now: float) -> list[Instruction]:
+        try:
+            return self._cursors.journal_read(it, self.committed_sequence)
+        except ProtocolError as error:
+            return self._refuse(it.peer, Header(request=it.request), error, now)
 
     def _payload(self, it: ChunkStored | ChunkRead, now: float) -> list[Instruction]:
         try:

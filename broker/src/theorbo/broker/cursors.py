@@ -153,11 +153,17 @@ class Cursors:
         return out
 
     def journal_read(self, it: JournalRead, committed_sequence: int) -> list[Instruction]:
-        """Batches were read for a cursor. At the journal's end it becomes live, or has its END."""
+        """Batches were read for a cursor. At the journal's end it becomes live, or has its END.
+
+        Raises ProtocolError if the journal could not be read; the cursor is closed then.
+        """
         cursor = self._cursors.get((it.peer, it.request))
         if cursor is None or not cursor.reading:
             return []
         cursor.reading = False
+        if it.problem:
+            del self._cursors[cursor.key]
+            raise ProtocolError(ErrorCode.JOURNAL, f"the journal cannot be read: {it.problem}")
         if it.after != cursor.looked_to:
             return cursor.read_on()  # it was set back meanwhile
         out: list[Instruction] = []

@@ -13,6 +13,7 @@ committed meanwhile, so nothing is acknowledged, and the senders keep what they 
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -60,6 +61,7 @@ class Journal:
         self._retention = retention
         self._report = report
         self._reader = open_journal(path)
+        self._file = path.stat()
         self.broker: str = self._reader.execute("SELECT value FROM meta WHERE name = 'broker'").fetchone()[0]
         """Identifies this journal for ever."""
         self.last_sequence: int = self._reader.execute("SELECT coalesce(max(sequence), 0) FROM batches").fetchone()[0]
@@ -91,6 +93,14 @@ class Journal:
     def alive(self) -> bool:
         """Whether anything will still be committed."""
         return self._thread.is_alive()
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the open file is still the one at its path; what is written to a removed one is lost."""
+        try:
+            return os.path.samestat(self._file, self.path.stat())
+        except OSError:
+            return False
 
     def open_executions(self) -> list[bytes]:
         """Those that had no final state when they were last noted, oldest first."""
@@ -131,6 +141,12 @@ class Journal:
 
     def read(self, wish: ReadJournal, through: int) -> JournalRead:
         """The next batches for a cursor, up to sequence `through`."""
+        try:
+            return self._read(wish, through)
+        except sqlite3.Error as error:
+            return JournalRead(wish.peer, wish.request, wish.after, [], wish.after, str(error))
+
+    def _read(self, wish: ReadJournal, through: int) -> JournalRead:
         where, values = ["sequence <= ?"], list[Any]([through])
         order = "sequence"
         if wish.execution != NO_EXECUTION:

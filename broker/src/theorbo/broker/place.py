@@ -126,9 +126,8 @@ def runtime_directory(state: Path) -> Path:
     return directory
 
 
-def remove_runtime_directory(state: Path) -> None:
+def remove_runtime_directory(directory: Path) -> None:
     """What `runtime_directory` has made, with the sockets in it."""
-    directory = _runtime_path(state)
     with contextlib.suppress(OSError):
         for entry in directory.iterdir():
             entry.unlink()

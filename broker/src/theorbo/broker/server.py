@@ -87,6 +87,7 @@ class Server:
         self._wake_writer.setblocking(False)
         self._reads: deque[ReadJournal] = deque()  # one a turn, so that nobody waits for a long replay
         self._ending = False
+        self._runtime_directory: Path | None = None  # of ipc:// sockets
         with contextlib.ExitStack() as undo:
             self._start(undo)
             undo.pop_all()
@@ -101,8 +102,9 @@ class Server:
         if router:
             key, authorized = broker_key(plan.state), AuthorizedKeys(plan.state)
         else:
-            directory = place.runtime_directory(plan.state)
-            router, publisher = f"ipc://{directory}/router", f"ipc://{directory}/publisher"
+            self._runtime_directory = place.runtime_directory(plan.state)
+            undo.callback(place.remove_runtime_directory, self._runtime_directory)
+            router, publisher = (f"ipc://{self._runtime_directory}/{name}" for name in ("router", "publisher"))
         self._sockets = Sockets(router, publisher, key, authorized)
         undo.callback(self._sockets.close, 0)
         self._attachments = Attachments(plan.state / "attachments", self._report)
@@ -131,7 +133,10 @@ class Server:
     # --- the loop --------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, or (embedded) until nobody needs it; then end in good order."""
+        """Serve until SIGTERM or SIGINT, or (embedded) until nobody needs it; then end in good order.
+
+        Raises Unavailable if the journal is taken away, InternalError if it cannot be written for a mistake of ours.
+        """
         poller = zmq.Poller()
         poller.register(self._sockets.router, zmq.POLLIN)
         poller.register(self._sockets.xpub, zmq.POLLIN)
@@ -180,6 +185,14 @@ class Server:
     def _tick(self) -> None:
         if not self._journal.alive:
             raise InternalError("the journal's thread has ended; nothing can be committed any more")
+        if not self._journal.in_place:
+            self._remove_connection_file()
+            if self._runtime_directory:
+                place.remove_runtime_directory(self._runtime_directory)
+            raise Unavailable(
+                f"the journal {self._journal.path} was removed or replaced while it was in use; "
+                "this broker ends, so that nothing more is acknowledged which is not kept"
+            )
         self._handle(Tick())
         if self._plan.embedded and not self._core.open_executions:
             self._end_if_idle()
@@ -268,8 +281,8 @@ class Server:
         self._take_reports()
         self._handle(Ending())
         self._sockets.close(int(GOODBYE_LINGER_S * 1000))
-        if not self._plan.bind:
-            place.remove_runtime_directory(self._plan.state)
+        if self._runtime_directory:
+            place.remove_runtime_directory(self._runtime_directory)
         self._lock.release()
         level = "info" if clean else "warning"
         text = "broker has ended" if clean else "broker has ended; not everything could be committed, senders have it"

@@ -120,6 +120,8 @@ class JournalRead(NamedTuple):
     """As in ReadJournal."""
     batches: list[Batch]
     looked_to: int
+    problem: str = ""
+    """Why the journal could not be read."""
 
 
 class Listed(NamedTuple):
