@@ -18,6 +18,7 @@ from theorbo.broker.values import (
     Committed,
     FindViews,
     Forgotten,
+    JournalTrouble,
     Keep,
     Note,
     ReadJournal,
@@ -275,10 +276,12 @@ class TestTrouble:
         note = opened.reports.get(timeout=10)
         assert isinstance(note, Note)
         assert "full" in note.fields["problem"]
+        assert "full" in opened.wait_for(JournalTrouble).problem
         with pytest.raises(queue.Empty):
             opened.reports.get(timeout=1.5)  # it is tried again meanwhile, and that is told once
         ballast.unlink()
         assert "again" in opened.wait_for(Note).text
+        assert opened.wait_for(JournalTrouble).problem == ""
         opened.write(batch(4, 4, "more"))
         assert [b.sequence for b in read_all(opened.journal)] == [1, 2, 3, 4]
         assert opened.journal.close(10)

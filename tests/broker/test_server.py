@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import zmq
 
+from tests.conftest import RunningBroker
 from theorbo.schemas.connection import Connection, KeyPair, key_file
 from theorbo.schemas.errors import Unavailable
 from theorbo.schemas.frames import Command, Header, Message, decode_json, encode_json
@@ -256,8 +257,6 @@ class TestRestart:
             assert executor.acknowledged(RANK, LOG) == there
 
     def test_a_full_disk_stops_acknowledgements_until_there_is_room(self, isolation):
-        from tests.conftest import RunningBroker
-
         state = isolation / "small"
         state.mkdir()
         if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", state], capture_output=True).returncode:
@@ -274,8 +273,10 @@ class TestRestart:
                 executor.until(lambda: "is the disk full?" in broker.log, "a word in the log")
                 assert executor.acknowledged(RANK, LOG) == 0
                 assert executor.list()[0]["heads"] == {"signals": 1}
+                executor.until(lambda: "journal cannot be written" in executor.link.problem, "a word to its peers")
                 ballast.unlink()
                 executor.until(lambda: executor.acknowledged(RANK, LOG) == 1, "the acknowledgement")
+                executor.until(lambda: not executor.link.problem, "the end of the trouble")
         finally:
             if broker:
                 broker.kill()
@@ -326,8 +327,6 @@ class TestCommand:
         assert not (tmp_path / "s" / "connection.json").exists()
 
     def test_a_broker_for_all_interfaces_names_this_host(self, isolation):
-        from tests.conftest import RunningBroker
-
         (isolation / "wide").mkdir()
         broker = RunningBroker(isolation / "wide", "--bind", "tcp://0.0.0.0:0", "--publisher", "tcp://0.0.0.0:0")
         connection = Connection.load(broker.connection_file)
@@ -410,11 +409,31 @@ class TestEmbedded:
         assert loser.returncode == 6
         assert winner.wait(DEADLINE_S) == 0
 
-    def test_a_broker_that_finds_it_running_says_that_it_ends_by_itself(self, isolation, run_theorbo):
+    def test_a_broker_that_finds_it_in_use_says_that_it_ends_by_itself(self, isolation):
         start_own_broker()
-        refused = run_theorbo("broker", "--bind", "tcp://127.0.0.1:0")
+        command = [sys.executable, "-m", "theorbo.broker", "--bind", "tcp://127.0.0.1:0"]
+        with Talk(isolation / "state" / "connection.json") as observer:
+            refused = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+            observer.until(lambda: refused.poll() is not None, "the refusal")
         assert refused.returncode == 6
-        assert "ends by itself" in refused.stderr
+        assert "ends by itself" in refused.communicate()[1]
+
+    def test_a_broker_that_finds_it_idle_takes_its_place(self, isolation):
+        start_own_broker()
+        running = RunningBroker(isolation / "state")
+        assert "your own broker, to end" in running.log
+        assert running.stop() == 0
+
+    def test_one_that_was_killed_is_started_again_by_whoever_misses_it(self, isolation):
+        link = open_link(None, "observer")
+        former = link.connection.pid
+        os.kill(former, signal.SIGKILL)
+        deadline = time.monotonic() + DEADLINE_S
+        while link.connection.pid == former or link.silent_for_s > 1:
+            assert time.monotonic() < deadline
+            link.receive(0.2)
+            link.tick()
+        link.close()
 
     def test_why_it_cannot_start_is_told(self, isolation, monkeypatch):
         connection = sqlite3.connect(isolation / "state" / "journal.sqlite")

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import select
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from theorbo.schemas.connection import default_connection_file, state_directory
 from theorbo.schemas.errors import ExitStatus, TheorboError
-from theorbo.schemas.limits import JOURNAL_AGE_S, JOURNAL_BYTES
+from theorbo.schemas.limits import HANDOVER_S, JOURNAL_AGE_S, JOURNAL_BYTES
+
+if TYPE_CHECKING:
+    from theorbo.broker.server import Server
 
 _EPILOG = """\
 examples:
@@ -57,11 +63,28 @@ def _run(arguments: argparse.Namespace, ready: _Ready) -> int:
     from theorbo.broker.server import Server
 
     log = logs.configure(level)
-    server = Server(plan, log)
+    server = Server(plan, log) if plan.embedded else _patiently(lambda: Server(plan, log))
     ready.say("ready", str(plan.connection))
     log.info("broker is ready", router=server.connection.router, connection=str(plan.connection), pid=os.getpid())
     server.run()
     return ExitStatus.COMPLETED
+
+
+def _patiently(start: Callable[[], Server]) -> Server:
+    """Start, after waiting for a broker that ends by itself when nobody needs it. Raises AlreadyRunning."""
+    from theorbo.broker.place import AlreadyRunning
+
+    try:
+        return start()
+    except AlreadyRunning as error:
+        if not error.embedded:
+            raise
+        print(f"theorbo broker: waiting {HANDOVER_S:g} s for pid {error.pid}, your own broker, to end", file=sys.stderr)
+        with contextlib.suppress(OSError):  # it has ended, or the kernel is old
+            other = os.pidfd_open(error.pid)
+            select.select([other], [], [], HANDOVER_S)
+            os.close(other)
+    return start()
 
 
 def _embedded_plan() -> Any:

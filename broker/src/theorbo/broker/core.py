@@ -40,6 +40,7 @@ from theorbo.broker.values import (
     Input,
     Instruction,
     JournalRead,
+    JournalTrouble,
     Keep,
     Listed,
     Note,
@@ -87,6 +88,7 @@ class Core:
         self._deliveries = Deliveries(last_sequence)
         self._cursors = Cursors()
         self._payloads = Payloads()
+        self._journal_problem = ""
         self._ticked_at = now
         self._refusals_to_log = REFUSALS_LOGGED
         self.committed_sequence = last_sequence
@@ -130,6 +132,9 @@ class Core:
                 if execution and not execution.in_flight:
                     del self._executions[it.execution]
                 return []
+            case JournalTrouble():
+                self._journal_problem = it.problem
+                return []
             case Tick():
                 return self._tick(now)
             case Ending():
@@ -171,7 +176,8 @@ class Core:
                 return self._put(session, message, now)
             case Command.PING:
                 header = Header(request=message.header.request, execution=message.header.execution, time=now)
-                return [Send(session.peer, Message(Command.PONG, header))]
+                body = encode_json(problem=self._journal_problem) if self._journal_problem else b""
+                return [Send(session.peer, Message(Command.PONG, header, body))]
             case Command.CREDIT:
                 return self._cursors.credit(session.peer, message)
             case Command.READ:

@@ -31,6 +31,7 @@ from theorbo.broker.values import (
     FindViews,
     Input,
     JournalRead,
+    JournalTrouble,
     Keep,
     Listed,
     Note,
@@ -250,11 +251,13 @@ class Journal:
                     fields = {"journal": str(self.path), "problem": str(error), "waiting": len(items)}
                     text = "cannot write the journal; nothing is acknowledged until it works again (is the disk full?)"
                     self._report(Note("error", text, fields))
+                    self._report(JournalTrouble(f"its journal cannot be written: {error}"))
                 if self._ending.wait(JOURNAL_RETRY_S):
                     return False
                 continue
             if told:
                 self._report(Note("info", "the journal can be written again", {"journal": str(self.path)}))
+                self._report(JournalTrouble(""))
             if committed:
                 self._report(Committed(committed))
             return True

@@ -30,8 +30,10 @@ _SOCKET_DIRECTORY_BYTES = 95
 class AlreadyRunning(Unavailable):
     """Another broker uses the state directory."""
 
-    def __init__(self, message: str, *, embedded: bool) -> None:
+    def __init__(self, message: str, *, pid: int, embedded: bool) -> None:
         super().__init__(message)
+        self.pid = pid
+        """Of the other one; 0 if it is not known yet."""
         self.embedded = embedded
 
 
@@ -101,13 +103,13 @@ def _already_running(directory: Path, holder: bytes) -> AlreadyRunning:
     who = f"pid {pid}" if pid else "just starting"
     if embedded:
         message = (
-            f"the journal in {directory} is in use by a broker ({who}) that `theorbo run` has started for itself; "
+            f"the journal in {directory} is in use by a broker ({who}) that a command has started for itself; "
             "it ends by itself some seconds after the last execution: wait for that, or name another directory "
             "(--state)"
         )
     else:
         message = f"another broker ({who}) uses the journal in {directory}; end it, or name another directory (--state)"
-    return AlreadyRunning(message, embedded=embedded)
+    return AlreadyRunning(message, pid=pid, embedded=embedded)
 
 
 def runtime_directory(state: Path) -> Path:

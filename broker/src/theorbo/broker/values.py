@@ -175,9 +175,15 @@ class Ending(NamedTuple):
     """The broker is about to end; everything accepted has been committed."""
 
 
+class JournalTrouble(NamedTuple):
+    """The journal cannot be written (`problem`), or can be again (empty)."""
+
+    problem: str
+
+
 Input = (
     Received | Unsent | Subscribed | Committed | JournalRead | Listed | Recalled
-    | ChunkStored | ChunkRead | Forgotten | Tick | Ending
+    | ChunkStored | ChunkRead | Forgotten | JournalTrouble | Tick | Ending
 )  # fmt: skip
 
 

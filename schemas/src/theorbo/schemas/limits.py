@@ -254,6 +254,9 @@ EMBEDDED_IDLE_S = 5.0
 """A broker that was started for one user's own runs ends when nobody has been heard for this long and no
 execution is open. Short, for nobody misses it: the next run starts another."""
 
+HANDOVER_S = 8.0
+"""How long `theorbo broker` waits for such a broker to end: a little longer than that takes when idle."""
+
 LAST_CALL_S = 0.1
 """Between removing its connection file and ending, such a broker listens this long for somebody who had
 just read the file."""

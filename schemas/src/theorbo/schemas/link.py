@@ -11,6 +11,7 @@ returns. If the broker is silent the connection file is read again, for it may h
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket as system_socket
@@ -80,13 +81,17 @@ def configure(socket: zmq.Socket[bytes], connection: Connection) -> None:
 class Link:
     """A conversation with the broker. Use `open_link` to get one; `close` says BYE."""
 
-    def __init__(self, path: Path, role: str, execution: bytes = NO_EXECUTION) -> None:
+    def __init__(self, path: Path, role: str, execution: bytes = NO_EXECUTION, *, own: bool = False) -> None:
         """Connect to the broker of the connection file `path`, without waiting for it.
 
         `role` is executor, agent or observer. With an `execution` the link belongs to it and hears
-        CONTROL for it. Raises UsageError or Unavailable if the file or the key cannot be used.
+        CONTROL for it. If it is the user's `own` broker, it is started again should it fall silent.
+        Raises UsageError or Unavailable if the file or the key cannot be used.
         """
         self.path = path
+        self.problem = ""
+        """What hinders the broker, in its own words (a full disk); empty if nothing does."""
+        self._own = own
         self._role = role
         self._execution = execution
         self._next_request = 1
@@ -157,6 +162,7 @@ class Link:
             except zmq.Again:
                 break
             if message.command == Command.PONG:
+                self.problem = str(decode_json(message.body).get("problem", "")) if message.body else ""
                 continue
             if message.command == Command.REFUSED and decode_json(message.body).get("code") == ErrorCode.UNKNOWN_PEER:
                 if time.monotonic() >= self._hello_until:  # else each of many messages would be answered by a WELCOME
@@ -174,6 +180,9 @@ class Link:
             self.send(Message(Command.PING, Header(execution=self._execution)))
         if now - self._heard_at >= SUSPECT_S and now - self._tried_at >= SUSPECT_S:
             self._tried_at = now
+            if self._own:
+                with contextlib.suppress(Unavailable):
+                    start_own_broker()
             try:
                 connection = Connection.load(self.path)
             except (UsageError, Unavailable):
@@ -253,7 +262,7 @@ def open_link(given: str | None, role: str, execution: bytes = NO_EXECUTION) -> 
     while True:
         if path.exists():
             try:
-                return _welcomed(path, role, execution, 1.0)
+                return _welcomed(path, role, execution, 1.0, own=True)
             except Unavailable:
                 if time.monotonic() > deadline:
                     raise
@@ -263,8 +272,8 @@ def open_link(given: str | None, role: str, execution: bytes = NO_EXECUTION) -> 
         start_own_broker()
 
 
-def _welcomed(path: Path, role: str, execution: bytes, timeout_s: float) -> Link:
-    link = Link(path, role, execution)
+def _welcomed(path: Path, role: str, execution: bytes, timeout_s: float, *, own: bool = False) -> Link:
+    link = Link(path, role, execution, own=own)
     try:
         link.wait_welcome(timeout_s)
     except BaseException:
