@@ -450,6 +450,16 @@ class TestSilence:
         bus.pass_time(2 * LOST_S, heard=(alive,))
         assert bus.states() == []
 
+    def test_an_executor_alone_does_not_keep_it_once_the_launcher_is_gone(self, bus):
+        bus.submit()
+        bus.say(b"A", put(AGENT, SIGNALS, 1, record("agent_started", host="h")))
+        bus.say(b"E", put(EXECUTOR, SIGNALS, 2, record("launcher_gone", reason="killed")))
+        bus.settle()
+        bus.pass_time(2 * LOST_S, heard=(b"A", b"E"))
+        assert bus.states() == []
+        bus.pass_time(LOST_S + 1, heard=(b"E",))
+        assert bus.states() == ["LOST"]
+
     def test_a_broker_that_was_stalled_expires_nobody(self, bus):
         bus.submit()
         bus.now += 10 * LOST_S

@@ -205,8 +205,11 @@ class Execution:
     # --- peers ----------------------------------------------------------------------------------
 
     def heard(self, name: str | None, now: float) -> None:
-        """Somebody who speaks for the execution was heard."""
-        self.heard_at = now
+        """Somebody who speaks for the execution was heard. Once its launcher is gone an Executor that waits for
+        the end is no sign of life any more: only agents can tell of ranks.
+        """
+        if not (self.evidence.launcher_gone and name == str(EXECUTOR)):
+            self.heard_at = now
         if name:
             self.contacts[name] = now
 
