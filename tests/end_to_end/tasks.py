@@ -100,6 +100,23 @@ def _report(name: str, count: int) -> None:
         log(f"{name} {number}")
 
 
+class InOrder(Task):
+    def _run(self):
+        for shot in range(100):
+            progress(shot + 1, 100)
+        metric("hit_rate", 0.12)
+        log("done")
+        result({"hits": [3, 17, 64]})
+
+
+class FailsAfterOutput(Task):
+    def _run(self):
+        print("on stdout")
+        print("on stderr", file=sys.stderr)
+        log("in the log")
+        raise ValueError("at last")
+
+
 class Family(Task):
     """Threads, a fork, and children of multiprocessing, all reporting at once."""
 

@@ -105,6 +105,20 @@ def test_every_way_to_report_arrives(run):
     assert run.kind("result")[0]["summary"] == "done"
 
 
+def test_what_a_task_does_is_told_in_its_order(run):
+    run = run("InOrder")
+    kinds = [event["kind"] for event in run.events if event["source"] == "rank:0"]
+    assert kinds == ["rank_started", *["progress"] * 100, "metric", "log", "result", "rank_ended"]
+
+
+def test_what_led_to_a_failure_is_told_before_it(run):
+    run = run("FailsAfterOutput")
+    told = [event.get("text") or event["kind"] for event in run.events if event["source"] == "rank:0"]
+    assert told[0] == "rank_started"
+    assert sorted(told[1:4]) == ["in the log", "on stderr", "on stdout"]
+    assert told[4:] == ["task_failed", "rank_ended"]
+
+
 def test_threads_forks_and_multiprocessing_all_arrive_untorn(run):
     run = run("Family")
     assert run.status == 0, run.outcome

@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 
 from theorbo.executor.command import _given_parameters, _split
-from theorbo.executor.display import Throttle
-from theorbo.schemas import events
 
 TASK = """\
 from pydantic import BaseModel
@@ -95,6 +93,10 @@ def test_an_unknown_name_in_a_tasks_file_is_answered_with_near_matches(refused, 
     assert "did you mean peaks?" in refused("peeks", "--tasks", tmp_path / "tasks.py")
 
 
+def test_a_file_without_a_task_is_answered_with_those_that_it_has(refused, task):
+    assert refused(str(task)).endswith("path/file.py:Class or package.module:Class; it has: FindPeaks")
+
+
 def test_a_program_that_does_not_exist_is_named(refused):
     assert "no-such-binary" in refused("--", "no-such-binary", "--flag")
 
@@ -129,13 +131,3 @@ def test_a_parameter_is_json_or_else_text():
 def test_what_stands_behind_two_dashes_belongs_to_the_program():
     assert _split(["--ranks", "2", "--", "prog", "--", "-c"]) == (["--ranks", "2"], ["prog", "--", "-c"])
     assert _split(["task"]) == (["task"], None)
-
-
-def test_progress_is_throttled_by_rank_and_its_end_always_shown():
-    throttle = Throttle()
-    some, end = events.Progress(time=0.0, done=1, total=2), events.Progress(time=0.0, done=2, total=2)
-    assert throttle.passes(0, some, 0.0)
-    assert throttle.passes(1, some, 0.1)
-    assert not throttle.passes(0, some, 0.2)
-    assert throttle.passes(0, end, 0.3)
-    assert throttle.passes(0, events.Log(time=0.0, text=""), 0.3)

@@ -24,7 +24,7 @@ from theorbo.executor.core import (
 from theorbo.executor.reported import Reported
 from theorbo.schemas import events
 from theorbo.schemas.frames import Header
-from theorbo.schemas.limits import CONNECT_S, DRAIN_S, KILL_WAIT_S, LAUNCHER_WORD_S
+from theorbo.schemas.limits import CONNECT_S, DETACH_S, DRAIN_S, KILL_WAIT_S, LAUNCHER_WORD_S
 from theorbo.schemas.names import BROKER, Channel
 from theorbo.schemas.states import State
 
@@ -128,7 +128,8 @@ def test_the_first_interrupt_cancels_the_second_kills_the_third_lets_go():
         "cancel", "user", "ada@lab", "Ctrl-C", 10.0,
     )  # fmt: skip
     assert request(running.handle(Wanted(Wish.INTERRUPT, "Ctrl-C"), T0 + 2)).action == "kill"
-    assert kinds(running.handle(Wanted(Wish.INTERRUPT, "Ctrl-C"), T0 + 3)) == [Finish]
+    (finish,) = running.handle(Wanted(Wish.INTERRUPT, "Ctrl-C"), T0 + 3)
+    assert (finish.state.final, finish.interrupted) == (False, True)
 
 
 def test_an_interrupt_after_the_time_limit_kills():
@@ -207,19 +208,47 @@ def test_a_silent_broker_does_not_end_the_supervision_while_the_launcher_lives()
     assert running.handle(Tick(1000.0), T0 + 1000) == []
 
 
-def test_detached_it_lets_go_when_the_first_agent_has_taken_over():
+def started_agent(supervisor, now):
+    return kinds(supervisor.handle(heard(events.AgentStarted(time=1.0, host="n")), now))
+
+
+def test_detached_it_lets_go_when_the_task_runs():
     detached = launched(detach=True)
     assert kinds(detached.handle(heard(events.LauncherStarted(time=1.0, host="n", agents=1)), T0 + 1)) == [CallHooks]
-    instructions = detached.handle(heard(events.AgentStarted(time=1.0, host="n")), T0 + 2)
+    assert started_agent(detached, T0 + 2) == [CallHooks]
+    instructions = detached.handle(state("RUNNING"), T0 + 3)
     assert kinds(instructions) == [CallHooks, Finish]
-    assert not instructions[1].state.final
+    assert (instructions[1].state, instructions[1].interrupted) == (State.RUNNING, False)
+
+
+def test_detached_it_tells_how_a_task_has_ended_that_never_ran():
+    detached = launched(detach=True)
+    started_agent(detached, T0 + 2)
+    assert detached.handle(state("FAILED"), T0 + 3)[-1].state is State.FAILED
+
+
+def test_detached_it_lets_go_of_ranks_that_are_slow_to_start():
+    detached = launched(detach=True)
+    started_agent(detached, T0 + 2)
+    assert detached.deadline == T0 + 2 + DETACH_S
+    (finish,) = detached.handle(Tick(0.0), T0 + 2 + DETACH_S)
+    assert finish.state is State.PENDING
+
+
+def test_a_task_that_is_cancelled_while_it_is_being_detached_is_not_let_go():
+    detached = launched(detach=True)
+    started_agent(detached, T0 + 2)
+    detached.handle(Wanted(Wish.INTERRUPT, "Ctrl-C"), T0 + 3)
+    assert kinds(detached.handle(state("RUNNING"), T0 + 4)) == [CallHooks]
+    assert not any(isinstance(each, Finish) for each in detached.handle(Tick(0.0), T0 + 4 + DETACH_S))
 
 
 def test_a_closed_terminal_lets_go_also_before_anything_runs():
     waiting = supervisor()
     assert waiting.handle(Wanted(Wish.LET_GO, "SIGHUP"), T0) == []
     assert waiting.handle(Accepted(), T0 + 1) == [Launch()]
-    assert kinds(waiting.handle(heard(events.AgentStarted(time=1.0, host="n")), T0 + 2)) == [CallHooks, Finish]
+    assert started_agent(waiting, T0 + 2) == [CallHooks]
+    assert kinds(waiting.handle(state("RUNNING"), T0 + 3)) == [CallHooks, Finish]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import pickle
 
 import pytest
 
@@ -105,6 +107,23 @@ def test_what_names_no_task_is_told_what_would(spec):
     assert "path/file.py:Class or package.module:Class" in problem(Executor(spec))
 
 
+def test_a_file_alone_is_answered_with_the_tasks_in_it(tmp_path):
+    path = tmp_path / "peaks.py"
+    path.write_text(
+        "import theorbo.task_runtime as runtime\nraise SystemExit\nclass Helper: pass\n"
+        "class Base(runtime.Task): pass\nclass Find(Base): pass\n"
+    )
+    assert problem(Executor(str(path))).endswith("; it has: Base, Find")
+    assert problem(Executor(f"{path}:")).endswith("; it has: Base, Find")
+    path.write_text("class (")
+    assert problem(Executor(str(path))).endswith("package.module:Class")
+
+
+def test_a_program_in_the_place_of_a_task_is_told_whose_it_is():
+    with pytest.raises(UsageError, match=r"\['ls', '-l'\].*a SPEC is wanted.*BinaryExecutor"):
+        Executor(["ls", "-l"])
+
+
 def test_a_file_that_is_not_there_is_answered_with_near_matches(tmp_path):
     (tmp_path / "peaks.py").touch()
     assert "did you mean peaks.py?" in problem(Executor(f"{tmp_path}/peeks.py:Find"))
@@ -157,3 +176,9 @@ def _program(directory):
     path.write_text("#!/bin/sh\n")
     path.chmod(0o755)
     return path
+
+
+def test_what_a_hook_is_given_may_be_copied_and_sent_to_another_process():
+    reported = Reported(Header(channel=Channel.LOG, first=3), events.Log(time=1.0, text="hello"))
+    for other in (copy.copy(reported), pickle.loads(pickle.dumps(reported))):
+        assert (other.text, other.number) == ("hello", 3)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,17 @@ def test_the_last_line_says_how_and_why_it_ended():
 
 def test_a_task_that_was_let_go_is_told_with_how_to_follow_it():
     assert outcome(State.RUNNING).sentences()[-1] == f"follow it: theorbo tail --execution {EXECUTION}"
+
+
+def test_only_an_interrupt_that_let_go_is_no_success():
+    let_go = outcome(State.RUNNING)
+    assert let_go.exit_status == 0
+    assert dataclasses.replace(let_go, interrupted=True).exit_status == 130
+
+
+def test_of_a_reason_of_several_lines_the_first_is_shown():
+    lines = outcome(State.FAILED, "ValueError: one\ntwo\nthree").sentences()
+    assert lines[-1] == "FindPeaks FAILED: ValueError: one … (1.2 s)"
 
 
 def test_results_of_many_ranks_are_named_up_to_a_bound():

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from theorbo.schemas.states import State
 
 TASK = """\
 import os, signal, sys, time
-from theorbo.task_runtime import Task, log, progress, result
+from theorbo.task_runtime import Task, log, metric, progress, result
 
 class Fine(Task):
     class Parameters:
@@ -28,6 +29,8 @@ class Fine(Task):
         for number in range(self.parameters.count):
             log(f"line {number}")
             progress(number + 1, self.parameters.count)
+        for number in range(300):
+            metric("level", number)
         log("whose " + os.environ.get("WHOSE", "nobody's"))
         self.result = {"count": self.parameters.count, "blob": bytes(200_000)}
 
@@ -215,6 +218,8 @@ def test_plain_lines_go_into_a_pipe(tasks, start):
     status, out, err = start(f"{tasks}:Fine").end()
     assert status == 0, err
     assert "rank 0 INFO line 0" in out
+    assert 0 < out.count(" metric level = ") < 100
+    assert out.index("metric level = 299") < out.index("COMPLETED")
     assert "rank 0 progress 3/3 (100 %)" in out
     assert "Fine COMPLETED" in out
     assert "theorbo result " in out
@@ -242,6 +247,24 @@ def test_on_a_terminal_every_rank_has_a_bar_and_lines_go_above(tasks, broker):
     assert "Fine COMPLETED" in text.splitlines()[-1]
 
 
+@pytest.mark.parametrize(("job", "terminal_type"), [("& wait", "xterm"), ("", "dumb")])
+def test_a_job_in_the_background_and_a_dumb_terminal_get_plain_lines(job, terminal_type, tasks, broker):
+    command = [sys.executable, "-m", "theorbo.schemas.command", "run", "--broker", str(broker.connection_file)]
+    script = f"set -m; {shlex.join([*command, f'{tasks}:Fine'])} {job}"  # -m: jobs are process groups
+    shell, terminal = pty.fork()
+    if shell == 0:
+        os.execvpe("bash", ["bash", "-c", script], {**os.environ, "TERM": terminal_type})
+    shown = b""
+    with contextlib.suppress(OSError):  # EIO: the other end is closed
+        while chunk := os.read(terminal, 65536):
+            shown += chunk
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(shell, 0)[1]) == 0
+    assert b"\x1b[" not in shown
+    assert b"rank 0 progress 3/3 (100 %)" in shown
+    assert b"Fine COMPLETED" in shown
+
+
 def test_ctrl_c_cancels(tasks, start):
     running = start(f"{tasks}:Sleeps")
     running.until("asleep")
@@ -260,6 +283,19 @@ def test_ctrl_c_twice_kills_at_once(tasks, start):
     status, out, err = running.end()
     assert (status, "CANCELLED" in out) == (3, True), out + err
     assert "kill requested" in out
+
+
+def test_ctrl_c_three_times_lets_go_and_is_no_success(tasks, start, broker):
+    running = start(f"{tasks}:Stubborn")
+    running.until("asleep")
+    broker.process.send_signal(signal.SIGSTOP)  # so that the kill does not come before the third
+    for words in ("cancelling", "killing"):
+        running.signal(signal.SIGINT)
+        assert words in running.process.stderr.readline()
+    running.signal(signal.SIGINT)
+    status, out, err = running.end()
+    broker.process.send_signal(signal.SIGCONT)
+    assert (status, "goes on as execution" in out) == (130, True), out + err
 
 
 def test_sigterm_cancels(tasks, start):
@@ -287,6 +323,7 @@ def test_let_go_the_task_goes_on_and_ends_by_itself(how, tasks, start, views, tm
     status, out, err = running.end()
     assert status == 0, err
     (view,) = views()
+    assert f"execution {view['execution']} (RUNNING)" in out
     assert f"theorbo tail --execution {view['execution']}" in out
     gate.touch()
     wait_for(lambda: views()[0]["state"] == "COMPLETED")

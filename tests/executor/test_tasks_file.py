@@ -70,6 +70,10 @@ def test_a_file_that_is_not_there_is_named():
             "from theorbo.executor import BinaryExecutor\nBinaryExecutor(command=[])\n",
             r"tasks.py:2: the command is empty",
         ),
+        (
+            "from theorbo.executor import Executor\nls = Executor(['ls', '-l'])\n",
+            r"tasks.py:2: .*a SPEC is wanted.*BinaryExecutor",
+        ),
     ],
 )
 def test_an_error_in_the_file_is_told_with_its_line(write, text, words):

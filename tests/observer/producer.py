@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from theorbo.schemas.delivery import Delivery, SendChunk
-from theorbo.schemas.frames import Command, Header, Message
+from theorbo.schemas.frames import Command, Header, Message, decode_json, encode_json
 from theorbo.schemas.link import Link
 from theorbo.schemas.names import EXECUTOR, LAUNCHER, Channel, Source, SourceKind
 from theorbo.schemas.records import Attachment, channel_of, encode_record
+from theorbo.schemas.states import State
 
 RANK = Source(SourceKind.RANK, 0)
 AGENT = Source(SourceKind.AGENT, 0)
@@ -64,7 +65,7 @@ class Producer:
         self.put(**{"kind": "result", **fields}, parts=parts, attachments=named)
 
     def end(self, exit_code: int = 0) -> None:
-        """The rest of an execution's life: everything ends, and everybody has said so."""
+        """The rest of an execution's life: everything ends, everybody has said so, and the state is final."""
         self.put(AGENT, kind="agent_started", host="here")
         self.put(LAUNCHER, kind="launcher_started", host="here", agents=1)
         self.put(kind="rank_started", host="here")
@@ -75,6 +76,13 @@ class Producer:
         streams = {str(stream): count for stream, count in self._delivery.counts().items() if stream.source == RANK}
         self.put(AGENT, kind="agent_closed", streams=streams)
         self.flush()
+        deadline = time.monotonic() + DEADLINE_S
+        while not State(self._state()).final:
+            assert time.monotonic() < deadline, "the state does not become final"
+
+    def _state(self) -> str:
+        answer = self._link.ask(Command.LIST, Header(execution=self.execution), encode_json(all=True, limit=1))
+        return decode_json(answer.body)["executions"][0]["state"]
 
     def pump(self) -> None:
         """Send what can be sent, take what has arrived."""

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from tests.observer.producer import RANK
+from theorbo.observer.ps import fitted
+from theorbo.schemas.names import Source, SourceKind
 
 
 @pytest.fixture
@@ -93,6 +95,32 @@ def test_ps_and_result_answer_after_a_restart_of_the_broker(broker, producer, th
     assert "done" in theorbo("result", one.id).stdout
 
 
+def test_ps_shows_the_first_line_of_a_reason(producer, theorbo):
+    one = producer()
+    one.put(kind="task_failed", error="ValueError: one\ntwo")
+    one.end(exit_code=1)
+    (row,) = theorbo("ps", "--all").stdout.splitlines()[1:]
+    assert row.endswith("ValueError: one …")
+
+
+def fit(width, **wanted):
+    columns = {"EXECUTION": 9, "TASK": 9, "EXPERIMENT": 10, "STATE": 9, "RANKS": 5, "HOSTS": 8, "REASON": 60, **wanted}
+    return fitted(columns, width, ["HOSTS", "EXPERIMENT", "REASON", "TASK"])
+
+
+def test_a_narrow_terminal_gets_fewer_columns_and_shorter_reasons():
+    assert fit(200) == fit(10_000)
+    assert fit(80) == {"EXECUTION": 9, "TASK": 9, "EXPERIMENT": 10, "STATE": 9, "RANKS": 5, "REASON": 28}
+    assert fit(60) == {"EXECUTION": 9, "TASK": 9, "STATE": 9, "RANKS": 5, "REASON": 20}
+    assert fit(10) == {"EXECUTION": 9, "STATE": 9, "RANKS": 5}
+
+
+@pytest.mark.parametrize("width", range(40, 200, 7))
+def test_no_row_is_wider_than_the_terminal(width):
+    columns = fit(width, TASK=50)
+    assert sum(columns.values()) + 2 * (len(columns) - 1) <= width
+
+
 # --- result ----------------------------------------------------------------------------------------
 
 
@@ -138,6 +166,26 @@ def test_result_saves_every_part_byte_by_byte_and_a_manifest(producer, theorbo, 
     written = {part["file"] for part in parts.values() if "file" in part} | {"manifest.json"}
     assert {path.name for path in place.iterdir()} == written
     assert {path.name for path in tmp_path.iterdir()} == {"new"}
+
+
+def test_results_of_several_ranks_say_whose_they_are(producer, theorbo, tmp_path):
+    one = producer(ranks=3)
+    for rank in (2, 1):
+        parts = [{"mime": "application/json", "value": rank}, {"name": "t", "mime": "text/plain", "text": "x"}]
+        one.put(Source(SourceKind.RANK, rank), kind="result", name="result", parts=parts, summary=f"of {rank}")
+    one.put(kind="result", name="total", parts=[{"mime": "application/json", "value": 3}])
+    one.flush()
+    shown = [line for line in theorbo("result", one.id).stdout.splitlines()[1:] if not line.startswith(" ")]
+    assert sorted(shown) == ["rank 0 total", "rank 1 result: of 1", "rank 2 result: of 2"]
+    assert theorbo("result", one.id, "--save", tmp_path).returncode == 0
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "result-rank1.json", "result-rank2.json", "result-t-rank1.txt", "result-t-rank2.txt", "total.json",
+        "manifest.json",
+    }  # fmt: skip
+    assert json.loads((tmp_path / "result-rank1.json").read_text()) == 1
+    found = json.loads((tmp_path / "manifest.json").read_text())["results"]
+    assert sorted((item["rank"], item["source"]) for item in found) == [(0, "rank:0"), (1, "rank:1"), (2, "rank:2")]
+    assert all(item["position"] and item["time"] for item in found)
 
 
 def test_result_overwrites_only_when_it_is_told_to_and_otherwise_writes_nothing(producer, theorbo, tmp_path):

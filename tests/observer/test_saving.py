@@ -49,10 +49,19 @@ def test_an_extension_is_not_written_twice():
     assert Names().give("result", "figure", "image/png") == "result-figure.png"
 
 
+def test_a_rank_stands_behind_the_name_however_long_that_is():
+    names = Names()
+    assert names.give("catalogue.npy", "", "application/x-npy", 3) == "catalogue-rank3.npy"
+    assert names.give("result", "figure", "image/png", 0) == "result-figure-rank0.png"
+    assert names.give("x" * 1000, "", "image/png", 12).endswith("x-rank12.png")
+
+
 def test_nothing_is_overwritten_unasked(tmp_path):
     (tmp_path / "a.bin").write_bytes(b"old")
     with pytest.raises(UsageError, match=r"a\.bin is there already; --force"):
         refuse_existing(tmp_path, ["b.bin", "a.bin"])
+    with pytest.raises(UsageError, match=r"a\.bin and 1 more are there already; --force"):
+        refuse_existing(tmp_path, ["a.bin", "a.bin"])
     with pytest.raises(UsageError, match="--force"):
         write_file(tmp_path, "a.bin", [b"new"], overwrite=False)
     assert (tmp_path / "a.bin").read_bytes() == b"old"

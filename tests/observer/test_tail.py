@@ -80,6 +80,21 @@ def test_it_ends_with_the_execution_when_that_is_wanted(producer, tail):
     assert any('"state":"FAILED"' in line for line in lines)
 
 
+@pytest.mark.parametrize("options", [[], ["--until-ended"], ["--json"]])
+def test_of_an_execution_that_has_ended_already_the_state_is_shown_and_that_is_all(
+    options, broker, producer, run_theorbo
+):
+    one = producer()
+    one.end(exit_code=3)
+    done = run_theorbo("tail", "--execution", one.id[-8:], "--broker", broker.connection_file, *options)
+    (line,) = done.stdout.splitlines()
+    assert "FAILED" in line
+    assert "exit code 3" in line
+    assert (done.returncode, done.stderr) == (
+        0, f"theorbo tail: it has ended; theorbo result {one.id} shows its results\n",
+    )  # fmt: skip
+
+
 def test_a_broker_that_is_killed_and_started_again_leaves_no_trace_in_the_stream(broker, producer, tail):
     one = producer()
     watching = tail("--json", "--kind", "log")

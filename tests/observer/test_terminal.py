@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,13 +12,15 @@ from collections.abc import Callable
 from tests.conftest import DEADLINE_S
 
 
-def on_terminal(*arguments, once_joined: Callable[[], None] | None = None) -> str:
-    """What the command writes to a terminal of 200 columns; `once_joined` is called when it says that it has joined."""
+def on_terminal(*arguments, once_joined: Callable[[], None] | None = None, columns: int = 200) -> str:
+    """What the command writes to a terminal of so many columns; once it says that it has joined, `once_joined`
+    is called.
+    """
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "theorbo.schemas.command", *map(str, arguments)],
         stdin=subprocess.DEVNULL, stdout=theirs, stderr=subprocess.PIPE,
-        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "200"},
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": str(columns)},
     )  # fmt: skip
     os.close(theirs)
     if once_joined:
@@ -43,6 +46,20 @@ def test_ps_is_a_table(broker, producer):
     assert "\x1b[1mEXECUTION" in shown
     assert r"x\x9b2Jy" in shown
     assert "[red]mfx1" in shown
+
+
+def test_ps_has_one_line_an_execution_on_a_terminal_of_80_columns(broker, producer):
+    one = producer(task="find_peaks_in_very_long_runs", experiment="mfx1", ranks=128)
+    one.put(kind="task_failed", error="ValueError: nothing is as it should be in this very long run")
+    one.end(exit_code=1)
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", on_terminal("ps", "--all", "--broker", broker.connection_file, columns=80))
+    head, row = shown.splitlines()
+    assert head.split()[:2] == ["EXECUTION", "TASK"]
+    assert len(row) <= 80
+    assert row.startswith(f"{one.id[-8:]}   find_peaks")
+    assert " FAILED " in row
+    assert " 1/1/128 " in row
+    assert row.rstrip().endswith("…")
 
 
 def test_tail_is_coloured_and_what_it_shows_is_not_obeyed(broker, producer):

@@ -5,6 +5,7 @@ test's own, which adds a subcommand as all distributions do: by an entry point.
 """
 
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,13 @@ def main(argv):
     if what == "flood":
         for number in range(100_000):
             print(number)
+    if what == "say":
+        print("a few words")
+    if what == "foreign":
+        print("\u2026 \u65e5")
+    if what == "help":
+        import argparse
+        argparse.ArgumentParser().parse_args(["--help"])
     return len(argv)
 """
 
@@ -52,12 +60,14 @@ def command(tmp_path):
     )
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{SCHEMAS}:{tmp_path}"}
 
-    def start(*arguments):
+    def start(*arguments, stdout=subprocess.PIPE, **variables):
         return subprocess.Popen(
             [sys.executable, "-S", "-m", "theorbo.schemas.command", *arguments],
-            env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**environment, **variables}, stdin=subprocess.DEVNULL, stdout=stdout,
+            stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
+    start.environment = environment
     return start
 
 
@@ -152,3 +162,39 @@ def test_a_reader_that_goes_away_is_no_error_to_talk_about(command):
     assert process.stderr.read() == ""
     process.stderr.close()
     assert process.wait(timeout=30) == 141
+
+
+@pytest.mark.parametrize("what", [["probe", "say"], ["probe", "help"], ["--help"], ["--version"]])
+def test_a_reader_that_has_gone_before_a_few_words_are_written_is_no_error_either(command, what):
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = command(*what, stdout=writer)
+    os.close(writer)
+    assert (process.communicate(timeout=30)[1], process.returncode) == ("", 141)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("what", ["say", "flood", "help"])
+def test_a_full_disk_behind_the_output_is_told_in_one_line(command, what):
+    with Path("/dev/full").open("w") as full:
+        process = command("probe", what, stdout=full)
+    _, err = process.communicate(timeout=30)
+    assert err == "theorbo probe: cannot write the output: No space left on device\n"
+    assert process.returncode == ExitStatus.UNAVAILABLE
+
+
+def test_what_the_locale_cannot_show_is_escaped(command):
+    process = command("probe", "foreign", LC_ALL="POSIX", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert process.communicate(timeout=30) == ("\\u2026 \\u65e5\n", "")
+
+
+def test_after_ctrl_c_the_prompt_of_a_terminal_begins_a_line(command):
+    ours, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-S", "-m", "theorbo.schemas.command", "probe", "interrupt"],
+        env=command.environment, stdin=terminal, stdout=terminal, stderr=terminal,
+    )  # fmt: skip
+    os.close(terminal)
+    assert process.wait(30) == 130
+    assert os.read(ours, 100) == b"\r\n"
+    os.close(ours)

@@ -147,3 +147,13 @@ def test_the_files_of_the_users_own_broker_follow_the_environment(monkeypatch, t
     assert key_file() == tmp_path / "config" / "key.json"
     monkeypatch.setenv("THEORBO_KEY_FILE", "/else/where.json")
     assert str(key_file()) == "/else/where.json"
+
+
+def test_what_cannot_be_written_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fchmod", full)
+    with pytest.raises(Unavailable, match="No space left"):
+        write_whole(tmp_path / "file", "text", 0o600)
+    assert list(tmp_path.iterdir()) == []

@@ -151,13 +151,45 @@ def test_what_is_under_way_is_not_sent_again():
     assert puts(delivery) == []
 
 
-def test_signals_go_before_results_and_results_before_the_rest():
+def test_batches_of_all_streams_go_by_the_age_of_their_first_records():
     delivery = connected()
-    for channel in (Channel.METRICS, Channel.STDOUT, Channel.RESULTS, Channel.LOG, Channel.SIGNALS):
+    for channel in (Channel.METRICS, Channel.STDOUT, Channel.LOG, Channel.METRICS, Channel.RESULTS, Channel.SIGNALS):
         delivery.offer(RANK, channel, record(1))
-    assert [message.header.channel for message in puts(delivery)] == [
-        Channel.SIGNALS, Channel.RESULTS, Channel.LOG, Channel.STDOUT, Channel.METRICS,
+    delivery.offer(OTHER, Channel.SIGNALS, record(1))
+    expected = [
+        (RANK, Channel.METRICS, (1, 2)), (RANK, Channel.STDOUT, (1, 1)), (RANK, Channel.LOG, (1, 1)),
+        (RANK, Channel.RESULTS, (1, 1)), (RANK, Channel.SIGNALS, (1, 1)), (OTHER, Channel.SIGNALS, (1, 1)),
     ]  # fmt: skip
+    assert [(m.header.source, m.header.channel, span(m)) for m in puts(delivery)] == expected
+    delivery.welcomed()  # and likewise when all is sent again
+    assert [(m.header.source, m.header.channel, span(m)) for m in puts(delivery)] == expected
+
+
+def test_a_signal_or_result_never_goes_before_what_was_offered_before_it():
+    delivery = connected()
+    for channel in (Channel.SIGNALS, Channel.SIGNALS, Channel.RESULTS, Channel.LOG, Channel.RESULTS, Channel.SIGNALS):
+        delivery.offer(RANK, channel, record(1))
+    assert [(message.header.channel, span(message)) for message in puts(delivery)] == [
+        (Channel.SIGNALS, (1, 2)), (Channel.RESULTS, (1, 1)), (Channel.LOG, (1, 1)),
+        (Channel.RESULTS, (2, 2)), (Channel.SIGNALS, (3, 3)),
+    ]  # fmt: skip
+
+
+def test_an_attachment_holds_up_its_own_stream_only():
+    delivery = connected()
+    attachment, text = with_attachment(10)
+    delivery.offer(RANK, Channel.RESULTS, text)
+    for channel in (Channel.LOG, Channel.RESULTS, Channel.SIGNALS):
+        delivery.offer(RANK, channel, record(1))
+    chunk, log, signal = delivery.outgoing(0.0)
+    assert (chunk, log.header.channel, signal.header.channel) == (
+        SendChunk(attachment, 0, 10), Channel.LOG, Channel.SIGNALS,
+    )  # fmt: skip
+    delivery.handle_stored(attachment, 10, 0.0)
+    assert [(m.header.channel, span(m)) for m in puts(delivery)] == [
+        (Channel.RESULTS, (1, 1)),
+        (Channel.RESULTS, (2, 2)),
+    ]
 
 
 def test_what_waits_is_sent_in_few_messages_of_bounded_size_and_count():

@@ -231,3 +231,31 @@ def test_what_came_first_stays_when_it_is_reported_twice():
 def test_lost_events_are_counted():
     loss = events.Loss(time=1.0, stream="rank:0/log", count=5, detail="the spool is full")
     assert evidence_of([submitted(), (agent(), loss), (agent(), loss)]).lost_events == 10
+
+
+def test_the_last_error_of_the_rank_that_failed_first_is_the_reason():
+    reports = story(
+        started(0), started(1), failed("result 'x': a lock", 1), failed("ValueError: other", 0),
+        failed("ValueError: no", 1), ended(0, exit_code=1), ended(1, exit_code=1), ranks=2,
+    )  # fmt: skip
+    assert outcome(reports) == (State.FAILED, "rank 1: ValueError: no")
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (0, (State.COMPLETED, "")),
+        (3, (State.FAILED, "exit code 3 (it could not report to its spool: No space left on device)")),
+        (-11, (State.FAILED, "killed by SIGSEGV (it could not report to its spool: No space left on device)")),
+        (-70, (State.FAILED, "killed by signal 70 (it could not report to its spool: No space left on device)")),
+    ],
+)
+def test_a_rank_whose_end_could_not_be_recorded_ended_as_the_launcher_says(status, expected):
+    end = launcher_ended(exit_code=0, unrecorded={0: status}, unrecorded_why="No space left on device")
+    assert outcome(story(started(), end=end)) == expected
+
+
+def test_an_end_record_weighs_more_than_what_the_launcher_says():
+    end = launcher_ended(unrecorded={0: 3, 1: 0}, unrecorded_why="No space left on device")
+    reports = story(started(0), started(1), ended(0), end=end, ranks=2)
+    assert outcome(reports) == (State.COMPLETED, "")

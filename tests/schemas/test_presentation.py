@@ -11,6 +11,7 @@ from theorbo.schemas.names import Channel, Source, SourceKind
 from theorbo.schemas.presentation import (
     as_line,
     as_object,
+    first_line,
     json_line,
     part_text,
     single_events,
@@ -88,6 +89,11 @@ def test_a_text_of_several_lines_cannot_pose_as_a_line_of_ours():
     assert shown[1] == "    12:00:00 rank 0 INFO forged"
 
 
+@pytest.mark.parametrize(("text", "line"), [("one", "one"), ("one\ntwo", "one …"), ("", ""), ("\none\n", "one")])
+def test_of_several_lines_the_first_one_says_that_there_are_more(text, line):
+    assert first_line(text) == line
+
+
 def test_visible_text_stays_as_it_is():
     assert visible("tab\tand é 🔭") == "tab\tand é 🔭"
 
@@ -97,6 +103,15 @@ def test_visible_text_stays_as_it_is():
     [
         (events.Progress(time=0.0, done=3, total=4, unit="tiles", text="north"), "progress 3/4 tiles (75 %) north"),
         (events.Progress(time=0.0, done=3), "progress 3"),
+        (events.Progress(time=0.0, done=199, total=200), "progress 199/200 (99 %)"),
+        (events.Progress(time=0.0, done=0.29, total=1), "progress 0.29/1 (29 %)"),
+        (events.Progress(time=0.0, done=1 - 1e-12, total=1), "progress 1/1 (99 %)"),
+        (events.Progress(time=0.0, done=0.3, total=0.3), "progress 0.3/0.3 (100 %)"),
+        (events.Progress(time=0.0, done=float("nan"), total=2), "progress nan/2"),
+        (
+            events.ControlDone(time=0.0, action="cancel", detail="all ranks have ended"),
+            "cancel carried out: all ranks have ended",
+        ),
         (events.Metric(time=0.0, name="rate", value=1.5, unit="Hz", step=2), "metric rate = 1.5 Hz at step 2"),
         (events.Result(time=0.0, summary="42 peaks"), "result: 42 peaks"),
         (events.Result(time=0.0, parts=[events.Part(mime="application/json", value=3)]), "result: 3"),

@@ -127,6 +127,23 @@ def test_ranks_may_store_attachments_while_the_agent_looks_at_their_size(agent):
     running.end()
 
 
+def test_an_agent_that_dies_after_a_truncation_leaves_nothing_to_be_dropped(agent, wait_for):
+    running = agent()
+    lines = running.spool / "rank-0.out"
+    running.client.follow(lambda client: client.events("agent_started"))
+    time.sleep(1.2)
+    wait_for(lambda: (running.spool / "checkpoint.json").exists())
+    running.append("rank-0.out", b"one\ntwo\n")
+    running.client.follow(lambda client: len(client.events("output")) == 2)
+    lines.write_bytes(b"")
+    running.client.follow(lambda client: client.events("loss"))
+    running.stop()  # before the next checkpoint is due
+    running.append("rank-0.out", b"three\n")
+    running.start()
+    running.end()
+    assert running.client.texts("rank:0", "stdout") == ["one", "two", "three"]
+
+
 def test_two_agents_never_deliver_the_same_spool(agent, run_theorbo):
     running = agent()
     second = run_theorbo("agent", "--spool", running.spool, "--broker", running.broker.connection_file)
@@ -161,6 +178,20 @@ def test_writers_are_told_when_the_bound_is_reached_and_when_there_is_room_again
     broker.restart()
     running.client.follow(lambda client: len(client.events("log")) == 28)
     wait_for(lambda: pressure.read_bytes() == Pressure.FREE)
+    running.end()
+
+
+def test_a_clock_that_is_set_back_does_not_stop_the_agent(agent, wait_for, broker):
+    set_back = (
+        "import time; real = time.time; begun = real(); time.time = lambda: real() - 3600 * (real() - begun > 1.5)"
+    )
+    running = agent(first=f"limits.SPOOL_BYTES = 1_000_000; {set_back}")
+    running.client.follow(lambda client: client.events("agent_started"))
+    time.sleep(2)
+    broker.kill()
+    running.append("rank-0.rec", *(log(number, padding="x" * 60_000) for number in range(18)))
+    wait_for(lambda: (running.spool / "pressure").read_bytes() == Pressure.FULL, timeout_s=5)  # by a look a second
+    broker.restart()
     running.end()
 
 

@@ -205,16 +205,52 @@ def test_a_checkpoint_that_cannot_be_understood_costs_only_time():
         assert len(node.journal.streams[Stream(RANK, Channel.LOG)]) == 1
 
 
-def test_records_are_read_before_output_and_files_take_turns():
+def test_ranks_take_turns_and_bulk_output_starves_no_records():
     core = AgentCore(EXECUTION, 0)
-    for name in ("rank-0.out", "rank-1.out", "rank-0.rec", "rank-1.rec"):
+    for name in ("rank-0.rec", "rank-0.out", "rank-1.out", "rank-1.rec", "rank-1.err"):
         core.resize(name, 10 * MIB)
     order = []
-    for _ in range(4):
+    for _ in range(10):
         wanted = core.next_read()
+        assert core.next_read() == wanted  # asking changes nothing
         order.append(wanted.file.name)
         core.take(wanted.file, b"\x1e" + b"x" * 10, 0.0)
-    assert order == ["rank-0.rec", "rank-1.rec", "rank-0.rec", "rank-1.rec"]
+    turns = ["rank-0.out", "rank-0.rec", "rank-1.out", "rank-1.err", "rank-1.rec"]
+    assert order == turns + turns
+
+
+def test_in_a_turn_no_record_is_read_that_came_after_the_output_was_looked_at():
+    core = AgentCore(EXECUTION, 0)
+    core.resize("rank-0.rec", len(log(1)))
+    core.resize("rank-0.out", 4)
+    core.take(core.next_read().file, b"one\n", 0.0)
+    core.resize("rank-0.rec", 2 * len(log(1)))  # the second record was written after a second line
+    core.resize("rank-0.out", 8)
+    wanted = core.next_read()
+    assert (wanted.file.name, wanted.offset, wanted.length) == ("rank-0.rec", 0, len(log(1)))
+    core.take(wanted.file, log(1), 0.0)
+    assert core.next_read().file.name == "rank-0.out"
+
+
+def test_output_is_to_be_looked_at_after_the_records_of_its_rank():
+    core = AgentCore(EXECUTION, 0)
+    for name in ("rank-0.out", "rank-0.rec", "rank-1.err", "launcher.rec"):
+        core.resize(name, 1)
+    assert core.outputs_beside("rank-0.rec") == ["rank-0.out"]
+    for name in ("rank-0.out", "rank-1.err", "launcher.rec", "unknown"):
+        assert core.outputs_beside(name) == []
+
+
+def test_what_led_to_a_failure_is_sent_before_it():
+    node = Node()
+    node.append("rank-0.rec", STARTED)
+    node.append("rank-0.out", b"line 1\n")
+    node.append("rank-0.err", b"warning 1\n")
+    node.append("rank-0.rec", log(1) + encode_record({"kind": "task_failed", "time": 1.0, "error": "E"}) + ENDED)
+    node.read()
+    sent = [(m.header.channel, m.header.count) for m in node.send() if m.header.source == RANK]
+    assert sorted(sent[:2]) == [(Channel.STDOUT, 1), (Channel.STDERR, 1)]
+    assert sent[2:] == [(Channel.SIGNALS, 1), (Channel.LOG, 1), (Channel.SIGNALS, 2)]
 
 
 def test_nothing_is_read_without_room():

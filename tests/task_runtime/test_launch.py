@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -310,6 +311,60 @@ def test_without_a_broker_nothing_is_started(launched, broker, tmp_path):
     assert not run.spool.exists()
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """Spools are on a file system of 1 MiB."""
+    place = tmp_path / "spools"
+    place.mkdir(mode=0o700)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs", place], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system is not allowed here")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+FILL = """
+import os, sys
+from theorbo.task_runtime import log
+log("before")
+with open(os.environ["THEORBO_SPOOL"] + "/filler", "wb", buffering=0) as filler:
+    try:
+        while True: filler.write(bytes(4096))
+    except OSError: pass
+for number in range(500): log("line " + "x" * 100)
+"""
+
+
+@pytest.mark.parametrize(
+    ("last", "outcome"),
+    [
+        ("", ("COMPLETED", "")),
+        ("sys.exit(3)", ("FAILED", "exit code 3 (it could not report to its spool: No space left on device)")),
+    ],
+)
+def test_a_disk_that_stays_full_hides_neither_how_a_rank_ended_nor_what_is_lost(launched, small_disk, last, outcome):
+    launching = launched(sys.executable, "-c", FILL + last)
+    assert launching.client.follow_to_end() == outcome
+    (end,) = launching.client.events("launcher_ended")
+    assert end.unrecorded == {0: 3 if last else 0}
+    assert end.unrecorded_why == "No space left on device"
+    arrived = sum(text.startswith("line") for text in launching.client.texts("rank:0", "log"))
+    (loss,) = launching.client.events("loss", "launcher")
+    assert (loss.stream, loss.detail) == ("rank:0/log", "dropped by the rank: No space left on device")
+    assert arrived + loss.count == 500
+    assert launching.client.events("conservation")[0].lost >= loss.count
+    launching.end()
+
+
+def test_nothing_is_started_on_a_disk_that_is_full(launched, small_disk):
+    with (small_disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(bytes(4096))
+    status, stderr = launched("true").end()
+    assert status == 6
+    assert "No space left on device" in stderr
+
+
 def test_an_agent_whose_launch_is_killed_ends_with_the_ranks_and_tidies_up(launched, wait_for):
     run = launched("sh", "-c", "echo one; sleep 0.5; echo two")
     run.client.follow(lambda client: client.texts("rank:0", "stdout"))
@@ -473,3 +528,13 @@ def test_a_spool_directory_that_others_may_enter_is_refused(tmp_path):
 def test_launch_needs_nothing_but_the_standard_library():
     probe = "import sys, theorbo.task_runtime.launch; print({'zmq', 'pydantic', 'inotify_simple'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+@pytest.mark.parametrize("grace_s", [3e6, float("inf")])
+def test_a_very_long_grace_is_waited_for(launched, grace_s):
+    running = launched("sh", "-c", "trap '' TERM; for n in 1 2 3 4 5 6; do sleep 0.5; done", grace_s=grace_s)
+    running.client.follow(lambda client: client.events("rank_started"))
+    time.sleep(0.5)
+    running.process.send_signal(signal.SIGTERM)
+    assert running.client.follow_to_end()[0] == "COMPLETED"
+    assert running.end() == (0, "")

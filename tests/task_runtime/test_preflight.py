@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.task_runtime.inprocess import run_without_bus
+from tests.task_runtime.inprocess import MAIN, run, run_without_bus
 
 PREFLIGHT = ("-m", "theorbo.task_runtime.preflight")
 TASKS = """
@@ -145,21 +145,145 @@ def test_wrong_parameters_are_named(refused, tmp_path):
 def test_defaults_that_json_cannot_carry_are_left_out(look, tmp_path):
     (tmp_path / "typed.py").write_text(
         textwrap.dedent("""
-            import dataclasses, pathlib, pydantic
+            import dataclasses, pathlib, pydantic, sys, threading
             from theorbo.task_runtime import Task
             class Plain(Task):
                 @dataclasses.dataclass
                 class Parameters:
                     n: int = 1
                     place: pathlib.Path = pathlib.Path("out")
+            class Odd(Task):
+                @dataclasses.dataclass
+                class Parameters:
+                    n: int = 1
+                    lock: threading.Thread = dataclasses.field(default_factory=threading.Thread, compare=False)
             class Model(Task):
                 class Parameters(pydantic.BaseModel):
                     n: int = 1
                     place: pathlib.Path = pathlib.Path("out")
         """)
     )
-    assert look(f"{tmp_path}/typed.py:Plain")["parameters"] == {"n": 1}
+    assert look(f"{tmp_path}/typed.py:Plain")["parameters"] == {"n": 1, "place": "out"}
+    assert look(f"{tmp_path}/typed.py:Odd")["parameters"] == {"n": 1}
     assert look(f"{tmp_path}/typed.py:Model", {"n": "2"})["parameters"] == {"n": 2, "place": "out"}
+
+
+DATACLASS = """
+from dataclasses import dataclass, field
+from typing import List, Literal
+from theorbo.task_runtime import Task, result
+
+@dataclass
+class Limits:
+    low: float = 0.0
+
+class Typed(Task):
+    @dataclass
+    class Parameters:
+        n: int
+        mode: Literal["fast", "good"] = "fast"
+        shots: List[int] = field(default_factory=list)
+        limits: Limits = field(default_factory=Limits)
+    def _run(self):
+        p = self.parameters
+        self.result = [type(p).__name__, p.n, p.mode, p.shots, type(p.limits).__name__, p.limits.low]
+"""
+
+
+@pytest.mark.parametrize("by", ["pydantic 2", "pydantic 1"])
+def test_the_types_of_a_dataclass_are_checked(look, refused, frozen, tmp_path, by):
+    (tmp_path / "typed.py").write_text(DATACLASS)
+    spec, options = f"{tmp_path}/typed.py:Typed", () if by == "pydantic 2" else ("--python", str(frozen))
+    answer = look(spec, {"n": "3", "shots": ["4"], "limits": {"low": 1}}, *options)
+    expected = {"n": 3, "mode": "fast", "shots": [4], "limits": {"low": 1.0}}
+    assert (answer["parameters"], answer["shown"]) == (expected, expected)
+    for given, field in (
+        ({"n": "abc"}, "n"),
+        ({"n": 1, "mode": "slow"}, "mode"),
+        ({"n": 1, "shots": [1, "x"]}, "shots.1"),
+        ({"n": 1, "limits": {"low": "x"}}, "limits.low"),
+    ):
+        error, at, _ = refused(spec, given, *options)
+        assert at == field
+        assert error.startswith(f"parameter {field!r} = ")
+    assert refused(spec, {}, *options)[0] == "parameter 'n' is missing"
+    error, _, near = refused(spec, {"n": 1, "mod": "fast"}, *options)
+    assert ("did you mean mode?" in error, near) == (True, ["mode"])
+
+
+@pytest.mark.parametrize("by", ["pydantic 2", "pydantic 1"])
+def test_the_task_gets_what_the_preflight_has_checked(look, rank, inprocess, frozen, by):
+    (rank.directory / "typed.py").write_text(DATACLASS)
+    spec = f"{rank.directory}/typed.py:Typed"
+    python = sys.executable if by == "pydantic 2" else str(frozen)
+    options = () if by == "pydantic 2" else ("--python", python)
+    given = look(spec, {"n": "3", "shots": ["4"], "limits": {"low": 1}}, *options)["parameters"]
+    environment = inprocess({**rank.environment, "THEORBO_PARAMETERS": json.dumps(given)})
+    done = run(python, *MAIN, spec, environment=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert rank.only("result").parts[0].value == ["Parameters", 3, "fast", [4], "Limits", 1.0]
+
+
+def test_without_pydantic_the_types_of_a_dataclass_are_not_checked(look, refused, tmp_path):
+    (tmp_path / "typed.py").write_text("import sys; sys.modules['pydantic'] = None\n" + DATACLASS)
+    spec = f"{tmp_path}/typed.py:Typed"
+    assert look(spec, {"n": "abc"})["parameters"]["n"] == "abc"
+    assert refused(spec)[0] == "parameter 'n' is missing"
+
+
+def test_a_dataclass_with_a_type_that_pydantic_does_not_know_is_not_checked(look, tmp_path):
+    (tmp_path / "odd.py").write_text(
+        textwrap.dedent("""
+            import dataclasses, threading
+            from typing import Optional
+            from theorbo.task_runtime import Task
+            class Odd(Task):
+                @dataclasses.dataclass
+                class Parameters:
+                    n: int
+                    thread: Optional[threading.Thread] = None
+            class Own(Task):
+                @dataclasses.dataclass
+                class Parameters:
+                    n: int
+                    def __init__(self, n, twice=False): self.n = 2 * n if twice else n
+        """)
+    )
+    assert look(f"{tmp_path}/odd.py:Odd", {"n": "abc"})["parameters"] == {"n": "abc", "thread": None}
+    answer = look(f"{tmp_path}/odd.py:Own", {"n": 2, "twice": True})
+    assert (answer["ok"], answer["parameters"]) == (True, {"n": 4})
+
+
+def test_a_secret_in_a_dataclass_is_masked_for_others(look, tmp_path):
+    (tmp_path / "secret.py").write_text(
+        "import dataclasses, pydantic\nfrom theorbo.task_runtime import Task\n"
+        "class Secret(Task):\n    @dataclasses.dataclass\n    class Parameters:\n        token: pydantic.SecretStr\n"
+    )
+    answer = look(f"{tmp_path}/secret.py:Secret", {"token": "abc"})
+    assert answer["parameters"] == {"token": "abc"}
+    assert answer["shown"] == {"token": "**********"}
+
+
+def test_a_checked_dataclass_whose_values_are_plain_costs_no_import_of_pydantic(tmp_path):
+    code = (
+        "import sys, dataclasses; from theorbo.task_runtime.parameters import build_parameters\n"
+        "P = dataclasses.make_dataclass('P', [('n', int), ('x', 'float'), ('s', str)])\n"
+        "print(build_parameters(P, {'n': 1, 'x': 2.0, 's': ''}), 'pydantic' in sys.modules)\n"
+        "print(build_parameters(P, {'n': 1, 'x': 2, 's': ''}), 'pydantic' in sys.modules)"
+    )
+    done = run_without_bus("-c", code)
+    assert done.stdout.splitlines() == ["P(n=1, x=2.0, s='') False", "P(n=1, x=2.0, s='') True"]
+
+
+def test_a_text_that_was_read_as_a_number_has_a_hint(refused, tmp_path):
+    (tmp_path / "text.py").write_text(
+        "import pydantic\nfrom theorbo.task_runtime import Task\n"
+        "class Text(Task):\n    class Parameters(pydantic.BaseModel):\n        run: str\n"
+    )
+    error, field, _ = refused(f"{tmp_path}/text.py:Text", {"run": 12})
+    assert field == "run"
+    assert error.endswith("""valid string (it was read as JSON; on a command line -p 'run="12"' is text)""")
+    assert "JSON" not in refused(f"{tmp_path}/text.py:Text", {"run": {}})[0]
 
 
 def test_the_answers_parameters_can_be_given_to_the_task_again(look, refused, tmp_path):

@@ -73,10 +73,24 @@ def test_values_of_wrong_types_are_reported_as_warnings_and_raise_nothing(rank):
     assert [(e.level, e.text) for e in rank.events("log")[3:6]] == [
         ("WARNING", "a"),
         ("ERROR", "b"),
-        ("INFO", "notice: c"),
+        ("INFO", "c [level 'notice']"),
     ]
     assert "metric 'x' = 'fast' is not reported: numbers are wanted" in rank.texts("WARNING")
     assert len([text for text in rank.texts("WARNING") if "numbers are wanted" in text]) == 7
+
+
+def test_a_number_that_is_no_level_is_shown_and_not_taken_for_one(rank):
+    rank.script("""
+        log("a %d", 3); log("b", 25); log("c", True); log("d", -10); log("e", 10); log("f", 50)
+    """)
+    assert [(event.level, event.text) for event in rank.events("log")] == [
+        ("INFO", "a %d [level 3]"),
+        ("INFO", "b [level 25]"),
+        ("INFO", "c [level True]"),
+        ("INFO", "d [level -10]"),
+        ("DEBUG", "e"),
+        ("CRITICAL", "f"),
+    ]
 
 
 def test_a_long_text_is_an_attachment_with_its_beginning_in_the_record(rank):

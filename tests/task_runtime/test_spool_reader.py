@@ -102,6 +102,8 @@ def test_a_truncated_file_is_read_from_its_beginning_with_the_counts_so_far():
     assert file.resize(6) is None
     file.settle(lambda _: 2)
     assert file.checkpoint() == {"offset": 0, "counts": {"stderr": 2}}
+    assert (file.unread, file.read_to_end) == (0, False)  # on disk it is not yet
+    file.checkpoint_written()
     read(file, b"three\n", numbers)
     assert list(numbers) == [(Channel.STDERR, 1), (Channel.STDERR, 2), (Channel.STDERR, 3)]
 

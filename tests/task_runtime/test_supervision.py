@@ -55,7 +55,7 @@ def numbers(instructions):
 
 def test_an_execution_that_goes_well():
     core = supervision()
-    core.rank_ended(0, 0, 50.0)
+    core.rank_ended(0, 0, 0, 50.0)
     core.started_ended()
     assert core.due([], 60.0) == [MarkEnd()]
     assert core.agent_ended(0, "", 61.0) == [Finish(None, True)]
@@ -122,7 +122,7 @@ def test_an_agent_that_dies_while_draining_is_started_again():
 
 def test_a_launcher_whose_ranks_have_gone_is_ended():
     core = supervision(grace_s=3.0)
-    core.rank_ended(0, 0, 10.0)
+    core.rank_ended(0, 0, 0, 10.0)
     core.ranks_gone(10.0)
     assert core.next_at(10.0) == 10.0 + LAUNCHER_END_S
     out = core.due([], 10.0 + LAUNCHER_END_S)
@@ -141,7 +141,7 @@ def test_a_rank_that_starts_late_keeps_the_launcher():
 def test_when_one_ended_badly_the_others_and_the_launcher_are_ended_if_they_do_not_follow():
     core = supervision(grace_s=3.0)
     core.rank_started(RankProcess(1, 21, 20, 20, 5))
-    core.rank_ended(1, -11, 10.0)
+    core.rank_ended(1, -11, 0, 10.0)
     assert core.due([PROGRAM], 10.0 + SIBLINGS_S - 1) == []
     assert not core.wants_table(10.0 + SIBLINGS_S - 1)
     assert core.wants_table(10.0 + SIBLINGS_S)
@@ -152,7 +152,7 @@ def test_when_one_ended_badly_the_others_and_the_launcher_are_ended_if_they_do_n
 
 def test_ranks_that_were_started_directly_are_not_each_others_siblings():
     core = supervision(has_launcher=False)
-    core.rank_ended(1, -11, 10.0)
+    core.rank_ended(1, -11, 0, 10.0)
     assert core.due([PROGRAM], 1e6) == []
 
 

@@ -86,6 +86,11 @@ def test_exit_codes_are_kept(rank, call, code):
     assert rank.events() == []
 
 
+def test_a_very_long_text_of_sys_exit_is_cut(rank):
+    rank.task("class Mine(Task):\n    def _run(self): raise SystemExit('x' * 300_000)")
+    assert rank.only("task_failed").error.startswith("xxxx")
+
+
 def test_the_text_of_sys_exit_is_the_error(rank):
     done = rank.task("class Mine(Task):\n    def _run(self): raise SystemExit('no peaks')")
     assert (done.returncode, rank.only("task_failed").error) == (1, "no peaks")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -161,9 +162,27 @@ def test_a_full_disk_does_not_change_how_a_rank_ends(spool):
     limit = "import resource, os, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); "
     limit += "os.execv(sys.argv[1], sys.argv[1:])"
     environment = {"PATH": os.environ["PATH"], "THEORBO_SPOOL": str(spool), "THEORBO_RANK": "0"}
+    os.mkfifo(spool / wrapper.RANKS_PIPE)
+    pipe = os.open(spool / wrapper.RANKS_PIPE, os.O_RDONLY | os.O_NONBLOCK)
     ended = subprocess.run([sys.executable, "-c", limit, *command("sh", "-c", "exit 4")], env=environment)
     assert ended.returncode == 4
     assert (spool / "rank-0.rec").read_bytes() == b""
+    lines = os.read(pipe, 1000).decode().splitlines()
+    os.close(pipe)
+    assert lines[-1] == f"ended 0 4 {errno.EFBIG}"  # so the launch can say how it ended
+
+
+def test_launch_is_told_how_a_rank_ended(spool):
+    os.mkfifo(spool / wrapper.RANKS_PIPE)
+    pipe = os.open(spool / wrapper.RANKS_PIPE, os.O_RDONLY | os.O_NONBLOCK)
+    run(spool, "sh", "-c", "kill -USR1 $$", THEORBO_RANK="3")
+    started, ended = os.read(pipe, 1000).decode().splitlines()
+    os.close(pipe)
+    pid, parent, group, ticks = (
+        reported(spool, 3)[0][n] for n in ("pid", "parent_pid", "process_group", "start_ticks")
+    )
+    assert started == f"started 3 {pid} {parent} {group} {ticks}"
+    assert ended == f"ended 3 -{int(signal.SIGUSR1)} 0"
 
 
 def test_it_needs_little_of_the_standard_library(spool):

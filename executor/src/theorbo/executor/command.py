@@ -23,7 +23,7 @@ What to run:
   path/file.py:Class, package.module:Class   a Task; it runs as MPI ranks if it says use_mpi = True, else as
                                              one process, or with --ranks N as N independent copies
   NAME --tasks FILE_OR_MODULE                an Executor object that Python file or module holds
-  [NAME] -- PROGRAM ARGUMENTS…               any program; with --mpi as MPI ranks
+  [NAME] -- PROGRAM ARGUMENTS...             any program; with --mpi as MPI ranks
 
 examples:
   theorbo run tasks/peaks.py:FindPeaks -p threshold=5 --experiment mfx1 --run 12
@@ -35,7 +35,7 @@ Ctrl-C cancels the Task (SIGTERM, and SIGKILL after the grace); a second one kil
 SIGTERM cancels. When the terminal is closed (SIGHUP) the Task goes on, as with --detach.
 
 Exit status: 0 completed (or left running), 1 failed, 2 wrong usage (nothing was started), 3 cancelled,
-4 timed out, 5 lost, 6 broker unreachable or something on this machine is missing.
+4 timed out, 5 lost, 6 broker unreachable or something on this machine is missing, 130 let go by Ctrl-C.
 """
 
 
@@ -91,7 +91,7 @@ def _split(argv: list[str]) -> tuple[list[str], list[str] | None]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="theorbo run",
-        usage="theorbo run [OPTIONS] TASK | NAME --tasks FILE | [NAME] -- PROGRAM ARGUMENTS…",
+        usage="theorbo run [OPTIONS] TASK | NAME --tasks FILE | [NAME] -- PROGRAM ARGUMENTS...",
         description="Run a Task: launch it, show what it reports, and exit with its outcome.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

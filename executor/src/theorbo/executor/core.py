@@ -12,7 +12,8 @@ The rules:
    when the launcher was killed, for its ranks may live.
 6. Nothing waits for ever: when the launcher's process has ended and neither an event nor the broker has been
    heard for `DRAIN_S`, the Executor gives up, and says what to ask later.
-7. Letting go leaves the Task running: its agents deliver, the broker finds the outcome.
+7. Letting go leaves the Task running: its agents deliver, the broker finds the outcome. Detaching is letting go
+   when all ranks run; once an agent has taken over, no later than `DETACH_S` after that.
 
 One `Supervisor` lives from the submission of one execution to its outcome.
 """
@@ -26,7 +27,7 @@ from typing import NamedTuple
 from theorbo.executor.reported import Reported
 from theorbo.schemas import events
 from theorbo.schemas.errors import InternalError
-from theorbo.schemas.limits import CONNECT_S, DRAIN_S, HEARTBEAT_S, KILL_WAIT_S, LAUNCHER_WORD_S, SUSPECT_S
+from theorbo.schemas.limits import CONNECT_S, DETACH_S, DRAIN_S, HEARTBEAT_S, KILL_WAIT_S, LAUNCHER_WORD_S, SUSPECT_S
 from theorbo.schemas.states import State
 
 # --- stimuli -----------------------------------------------------------------------------------
@@ -110,6 +111,8 @@ class Finish(NamedTuple):
 
     state: State
     reason: str
+    interrupted: bool = False
+    """Whether it was an interrupt that let go of the Task."""
 
 
 class GiveUp(NamedTuple):
@@ -210,12 +213,13 @@ class Supervisor:
         self._limit_at = math.inf
         self._word_until = math.inf
         self._kill_unheeded_at = math.inf
+        self._detach_at = math.inf
         self._last_sign_at = math.inf
 
     @property
     def deadline(self) -> float:
         """When a Tick is due at the latest."""
-        return min(self._accept_until, self._limit_at, self._word_until, self._kill_unheeded_at)
+        return min(self._accept_until, self._limit_at, self._word_until, self._kill_unheeded_at, self._detach_at)
 
     def handle(self, stimulus: Stimulus, now: float) -> list[Instruction]:
         """What follows from a stimulus."""
@@ -254,19 +258,22 @@ class Supervisor:
             self._launcher_word, self._word_until = True, math.inf
             self._limit_at = math.inf
         elif isinstance(event, events.AgentStarted) and self._detach:
-            out += self._let_go()
+            self._detach_at = min(self._detach_at, now + DETACH_S)
         elif isinstance(event, events.StateChanged):
             self.state = _known_state(event.state)
             if self.state.final:
                 self.phase = Phase.OVER
                 out.append(Finish(self.state, event.reason))
+            elif self._detach and self._requested is None and self.state is not State.PENDING:
+                out += self._let_go()
         return out
 
     def _wanted(self, wish: Wish, reason: str, now: float) -> list[Instruction]:
-        if wish is Wish.INTERRUPT:
+        interrupted = wish is Wish.INTERRUPT
+        if interrupted:
             wish = {None: Wish.CANCEL, "cancel": Wish.KILL}.get(self._requested, Wish.LET_GO)
         if wish is Wish.LET_GO:
-            return self._let_go()
+            return self._let_go(interrupted=interrupted)
         if wish is Wish.KILL and self._requested != "kill":
             self._kill_unheeded_at = now + KILL_WAIT_S
             return [*self._request("kill", "user", reason, now), Notice("killing the Task; Ctrl-C again lets go of it")]
@@ -278,15 +285,16 @@ class Supervisor:
 
     def _request(self, action: str, cause: str, reason: str, now: float) -> list[Instruction]:
         self._requested = action
+        self._detach_at = math.inf  # whoever asked for an end wants to see it
         fields = {"action": action, "cause": cause, "by": self._by, "reason": reason, "grace_s": self._grace_s}
         return [Report(events.ControlRequested.model_validate({**fields, "time": self._time_s + now}))]
 
-    def _let_go(self) -> list[Instruction]:
+    def _let_go(self, *, interrupted: bool = False) -> list[Instruction]:
         if self.phase is Phase.SUBMITTING:
             self._detach = True  # nothing runs yet that could be left running
             return []
         self.phase = Phase.OVER
-        return [Finish(self.state, "let go; the Task goes on")]
+        return [Finish(self.state, "let go; the Task goes on", interrupted)]
 
     def _launcher_ended(self, ended: LauncherEnded, now: float) -> list[Instruction]:
         self.phase = Phase.LAUNCHER_ENDED
@@ -310,6 +318,8 @@ class Supervisor:
             self.phase = Phase.OVER
             words = f"the broker has not accepted the submission within {CONNECT_S:g} s; nothing was launched"
             return [*out, GiveUp(words)]
+        if now >= self._detach_at:
+            return [*out, *self._let_go()]
         if now >= self._limit_at:
             self._limit_at = math.inf
             if self._requested is None:

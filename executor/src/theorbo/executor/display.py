@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import time
@@ -10,8 +11,8 @@ from typing import Protocol
 
 from theorbo.executor.outcome import Outcome
 from theorbo.executor.reported import Reported
-from theorbo.schemas.events import EventBase, ExecutionSubmitted, Progress
-from theorbo.schemas.limits import PROGRESS_LINE_S
+from theorbo.executor.throttle import Throttle
+from theorbo.schemas.events import ExecutionSubmitted
 from theorbo.schemas.presentation import (
     as_line,
     as_object,
@@ -36,15 +37,25 @@ class Display(Protocol):
 
 def choose_display(*, as_json: bool) -> Display:
     """The display that fits what stdout is."""
-    with contextlib.suppress(AttributeError):  # a stdout that somebody has replaced
-        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # what LANG=C cannot show
     if as_json:
         return JsonDisplay()
-    if not sys.stdout.isatty():
+    if not _can_have_bars():
         return PlainDisplay()
     from theorbo.executor.terminal import TerminalDisplay  # rich takes 0.1 s to load
 
     return TerminalDisplay()
+
+
+def _can_have_bars() -> bool:
+    """Whether stdout is a terminal that can move its cursor, and that is ours: bars of a job in the background
+    would be painted over what others write.
+    """
+    if not sys.stdout.isatty() or os.environ.get("TERM", "dumb") in ("dumb", "unknown"):
+        return False
+    try:
+        return os.tcgetpgrp(sys.stdout.fileno()) == os.getpgrp()
+    except OSError:  # not the terminal of our session: it has no jobs
+        return True
 
 
 class _Paper:
@@ -54,7 +65,9 @@ class _Paper:
         try:
             sys.stdout.write(line + "\n")
             sys.stdout.flush()
-        except OSError:
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                say(f"no more is shown: cannot write the output: {error.strerror}")
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -88,23 +101,6 @@ class JsonDisplay:
             self._paper.print(json_line(outcome.as_object()))
 
 
-class Throttle:
-    """Lets the progress of each rank pass once in a while, and always when it is complete."""
-
-    def __init__(self) -> None:
-        self._passed_at: dict[int | None, float] = {}
-
-    def passes(self, rank: int | None, event: EventBase, now: float) -> bool:
-        """Whether to show the event of `rank` at `now` (seconds)."""
-        if not isinstance(event, Progress):
-            return True
-        complete = event.total is not None and event.done >= event.total
-        if not complete and now - self._passed_at.get(rank, -PROGRESS_LINE_S) < PROGRESS_LINE_S:
-            return False
-        self._passed_at[rank] = now
-        return True
-
-
 class PlainDisplay:
     """A line an event."""
 
@@ -114,9 +110,8 @@ class PlainDisplay:
 
     def show(self, reported: Reported) -> None:
         """A line, if it is worth one."""
-        event = reported.event
-        if worth_a_line(event) and self._throttle.passes(reported.rank, event, time.monotonic()):
-            self._paper.print(as_line(reported.header, {}, event))
+        if worth_a_line(reported.event):
+            self._print(self._throttle.due(reported, time.monotonic()))
 
     def notice(self, text: str) -> None:
         """On stderr."""
@@ -124,5 +119,10 @@ class PlainDisplay:
 
     def end(self, outcome: Outcome | None) -> None:
         """The outcome in a few lines."""
+        self._print(self._throttle.rest())
         for line in outcome.sentences() if outcome else ():
             self._paper.print(line)
+
+    def _print(self, due: list[Reported]) -> None:
+        for each in due:
+            self._paper.print(as_line(each.header, {}, each.event))

@@ -67,7 +67,14 @@ class Executor:
         interpreter of the Task, `broker` a connection file (else see `theorbo.schemas.link.open_link`),
         `work_dir` the Task's working directory, `spool_root` where spools are made. When `time_limit_s` is
         reached, or the Task is cancelled, `grace_s` passes between SIGTERM and SIGKILL.
+
+        Raises UsageError if `task` is no text.
         """
+        if not isinstance(task, str):
+            raise UsageError(
+                f"Executor({task!r}): a SPEC is wanted, path/file.py:Class or package.module:Class; "
+                "for a program and its arguments there is BinaryExecutor"
+            )
         self.task = task
         self.name = name
         self.parameters = dict(parameters or {})
@@ -152,7 +159,7 @@ class Executor:
     # --- the execution ------------------------------------------------------------------------------------
 
     def execute_task(self, *, detach: bool = False) -> Outcome:
-        """Run the Task and return how it has ended. With `detach`, return as soon as it is on its way.
+        """Run the Task and return how it has ended. With `detach`, return as soon as it runs (see core.py).
 
         In the main thread SIGINT and SIGTERM cancel (a second SIGINT kills) and SIGHUP lets go, unless the
         program handles these signals itself.
@@ -273,7 +280,7 @@ class Executor:
             wishes.close()
         return Outcome(
             plan.execution, submission.task, submission.experiment, submission.run, finish.state, finish.reason,
-            time.time() - submission.time, tuple(self._results), link.path,
+            time.time() - submission.time, tuple(self._results), link.path, finish.interrupted,
         )  # fmt: skip
 
     def _call_hooks(self, names: Sequence[str], reported: Reported) -> None:

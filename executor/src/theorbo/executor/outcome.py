@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from theorbo.executor.reported import Reported
 from theorbo.schemas.errors import ExitStatus
 from theorbo.schemas.events import Part
 from theorbo.schemas.limits import OUTCOME_LINES
-from theorbo.schemas.presentation import part_text, visible
+from theorbo.schemas.presentation import first_line, part_text, visible
 from theorbo.schemas.states import EXIT_STATUSES, State
 
 
@@ -31,10 +32,16 @@ class Outcome:
     """The `result` events in order, the first `OUTCOME_RESULTS` of them."""
     broker: Path
     """The connection file of the broker that has it all."""
+    interrupted: bool = False
+    """Whether Ctrl-C let go of the Task before its end."""
 
     @property
-    def exit_status(self) -> ExitStatus:
-        """What `theorbo run` exits with; 0 for a Task that was let go."""
+    def exit_status(self) -> int:
+        """What `theorbo run` exits with: an ExitStatus, 0 for a Task that was let go; if by Ctrl-C, 130, so that
+        a shell does not go on with what was to follow.
+        """
+        if self.interrupted:
+            return 128 + signal.SIGINT
         return EXIT_STATUSES.get(self.state, ExitStatus.COMPLETED)
 
     def payload(self, part: Part) -> bytes:
@@ -68,7 +75,7 @@ class Outcome:
             goes_on = f"{self.task} goes on as execution {self.execution} ({self.state})"
             lines = [goes_on, f"follow it: theorbo tail --execution {self.execution}"]
         else:
-            how = f"{self.state}" + (f": {self.reason}" if self.reason else "")
+            how = f"{self.state}" + (f": {first_line(self.reason)}" if self.reason else "")
             lines = [*self._result_lines(), f"{self.task} {how} ({self.duration_s:.1f} s)"]
         return [visible(line) for line in lines]
 
@@ -78,7 +85,7 @@ class Outcome:
         several = len({result.rank for result in self.results}) > 1
         lines = []
         for result in self.results[:OUTCOME_LINES]:
-            words = result.summary or ", ".join(part_text(part) for part in result.parts)
+            words = first_line(result.summary) or ", ".join(part_text(part) for part in result.parts)
             lines.append((f"rank {result.rank} " if several else "") + f"{result.name}: {words}")
         if len(self.results) > OUTCOME_LINES:
             lines.append(f"and {len(self.results) - OUTCOME_LINES} more results")

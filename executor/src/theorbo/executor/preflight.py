@@ -5,6 +5,7 @@ The Executor never imports a Task: it may need another Python, and what it does 
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import difflib
 import json
@@ -47,7 +48,9 @@ def checked_spec(text: str, directory: Path) -> str:
     """
     place, colon, name = text.rpartition(":")
     if not colon or not place or not name.isidentifier():
-        raise UsageError(f"{text!r} names no Task; expected path/file.py:Class or package.module:Class")
+        classes = _classes(Path(directory, text.rstrip(":")))
+        hint = f"; it has: {', '.join(classes)}" if classes else ""
+        raise UsageError(f"{text!r} names no Task; expected path/file.py:Class or package.module:Class{hint}")
     if not (place.endswith(".py") or "/" in place):
         return text
     path = Path(directory, place).absolute()
@@ -56,6 +59,20 @@ def checked_spec(text: str, directory: Path) -> str:
     there = [entry.name for entry in path.parent.glob("*.py")] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, there)
     raise UsageError(f"there is no file {place}" + did_you_mean(near))
+
+
+def _classes(path: Path) -> list[str]:
+    """What may be Tasks in a Python file: the classes whose bases look like it, else all. The file is only read."""
+    try:
+        body = ast.parse(path.read_bytes()).body if path.suffix == ".py" else []
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    classes = {node.name: node for node in body if isinstance(node, ast.ClassDef)}
+    tasks = {"Task"}
+    for node in classes.values():
+        if tasks & {ast.unparse(base).rpartition(".")[2] for base in node.bases}:
+            tasks.add(node.name)
+    return [name for name in classes if name in tasks] or list(classes)
 
 
 def did_you_mean(near: list[str]) -> str:

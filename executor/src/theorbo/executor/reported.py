@@ -58,6 +58,8 @@ class Reported:
         return bool(self.header.flags & Flag.LATE)
 
     def __getattr__(self, name: str) -> Any:
+        if name in self.__slots__:  # not set yet, while it is copied or unpickled
+            raise AttributeError(name)
         return getattr(self.event, name)
 
     def __repr__(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterable
 
 from rich.console import Console, RenderableType
@@ -12,6 +13,7 @@ from rich.text import Text
 
 from theorbo.executor.outcome import Outcome
 from theorbo.executor.reported import Reported
+from theorbo.executor.throttle import Throttle
 from theorbo.schemas.events import Progress
 from theorbo.schemas.limits import PROGRESS_BARS
 from theorbo.schemas.presentation import as_line, progress_text, style_of, visible, worth_a_line
@@ -31,6 +33,7 @@ class TerminalDisplay:
         self._console = Console(highlight=False, soft_wrap=True)
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[words]}", markup=False))
         self._bars = _RankBars(*columns, console=self._console, refresh_per_second=4, transient=True)
+        self._throttle = Throttle()
         self._known: dict[int, TaskID] = {}
         self._shared: dict[int, Progress] = {}
 
@@ -39,7 +42,7 @@ class TerminalDisplay:
         if isinstance(reported.event, Progress):
             self._move(reported.rank or 0, reported.event)
         elif worth_a_line(reported.event):
-            self._print(as_line(reported.header, {}, reported.event), style_of(reported.event))
+            self._print_all(self._throttle.due(reported, time.monotonic()))
 
     def notice(self, text: str) -> None:
         """Above the bars as well."""
@@ -47,10 +50,15 @@ class TerminalDisplay:
 
     def end(self, outcome: Outcome | None) -> None:
         """The outcome in a few lines; the bars vanish."""
+        self._print_all(self._throttle.rest())
         if self._known:
             self._bars.stop()
         for line in outcome.sentences() if outcome else ():
             self._print(line, "bold")
+
+    def _print_all(self, due: list[Reported]) -> None:
+        for each in due:
+            self._print(as_line(each.header, {}, each.event), style_of(each.event))
 
     def _move(self, rank: int, event: Progress) -> None:
         if rank < PROGRESS_BARS:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -16,11 +17,12 @@ from theorbo.observer.states import contact_of, duration_s, hosts_of, ranks_of, 
 from theorbo.schemas.errors import ExitStatus
 from theorbo.schemas.limits import LISTING_ROWS
 from theorbo.schemas.link import open_link
-from theorbo.schemas.presentation import json_line, visible
+from theorbo.schemas.presentation import first_line, json_line, visible
 
 _EPILOG = """\
 EXECUTION is the end of the id, enough for theorbo tail --execution and theorbo result. RANKS are
-ended/started/all. With --json: one object a line, with the fields of a view in docs/protocol.md, the full
+ended/started/all. A narrow terminal shows fewer columns, and the beginning of long ones; a pipe gets all of
+it. With --json: one object a line, with the fields of a view in docs/protocol.md, the full
 id, and duration_s.
 
 examples:
@@ -40,8 +42,16 @@ _COLUMNS: tuple[tuple[str, Callable[[View, float], str]], ...] = (
     ("HOSTS", lambda view, _: hosts_of(view)),
     ("AGE", lambda view, now: span(None if view.get("submitted") is None else max(0.0, now - view["submitted"]))),
     ("DURATION", lambda view, now: span(duration_s(view, now))),
-    ("REASON", lambda view, _: str(view.get("reason") or "")),
+    ("REASON", lambda view, _: first_line(str(view.get("reason") or ""))),
 )
+
+_LEAST_USEFUL_FIRST = ("HOSTS", "CONTACT", "AGE", "DURATION", "RUN", "EXPERIMENT", "REASON", "TASK")
+"""Columns that a terminal which is too narrow goes without."""
+
+_CUT = {"TASK": 12, "REASON": 20}
+"""Columns that are cut to the width of the terminal, and what is left of them at least."""
+
+_GAP = 2  # between columns
 
 _STYLES = {"RUNNING": "green", "COMPLETED": "", "PENDING": "yellow", "STOPPED": "yellow"}
 
@@ -49,7 +59,6 @@ _STYLES = {"RUNNING": "green", "COMPLETED": "", "PENDING": "yellow", "STOPPED": 
 def main(argv: list[str]) -> int:
     """Run the command. Raises TheorboError for what its user can mend."""
     options = _parser().parse_args(argv)
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # what LANG=C cannot show
     wish = {name: getattr(options, name) for name in ("experiment", "run", "task")}
     link = open_link(options.broker, "observer")
     try:
@@ -63,7 +72,10 @@ def main(argv: list[str]) -> int:
         for view in views:
             print(json_line({**view, "duration_s": duration_s(view, now)}))
     elif sys.stdout.isatty():
-        Console().print(_table(views, now))
+        console = Console()
+        table, least = _table(views, now, console.width)
+        console.width = max(console.width, least)
+        console.print(table)
     else:
         print("\n".join(_aligned(views, now)))
     if len(views) >= LISTING_ROWS:
@@ -93,16 +105,41 @@ def _rows(views: list[View], now: float) -> list[list[str]]:
     return [[visible(cell(view, now)).replace("\t", " ") for _, cell in _COLUMNS] for view in views]
 
 
-def _table(views: list[View], now: float) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name, _ in _COLUMNS:
-        table.add_column(name, overflow="fold", no_wrap=name == "EXECUTION")
-    for view, row in zip(views, _rows(views, now), strict=True):
+def _table(views: list[View], now: float, width: int) -> tuple[Table, int]:
+    """The table for a terminal of this width, and the width that it has at least."""
+    names = [name for name, _ in _COLUMNS]
+    rows = [dict(zip(names, row, strict=True)) for row in _rows(views, now)]
+    wanted = {name: max(map(cell_len, [name, *(row[name] for row in rows)])) for name in names}
+    empty_first = sorted(_LEAST_USEFUL_FIRST, key=lambda name: any(row[name] for row in rows))
+    widths = fitted(wanted, width, empty_first)
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, _GAP, 0, 0))
+    for name, room in widths.items():
+        table.add_column(name, overflow="ellipsis", no_wrap=True, width=room)
+    for view, row in zip(views, rows, strict=True):
         style = _STYLES.get(str(view.get("state")), "red")
-        table.add_row(
-            *(Text(cell, style if name == "STATE" else "") for (name, _), cell in zip(_COLUMNS, row, strict=True))
-        )
-    return table
+        table.add_row(*(Text(row[name], style if name == "STATE" else "") for name in widths))
+    return table, _whole(widths)
+
+
+def fitted(wanted: dict[str, int], width: int, dispensable: Sequence[str]) -> dict[str, int]:
+    """The columns that a terminal of this width has room for, and how wide each is.
+
+    `wanted` has the width of each column's longest cell. No column is cut but those of `_CUT`; the first ones
+    of `dispensable` are left out first.
+    """
+    least = {name: min(room, _CUT.get(name, room)) for name, room in wanted.items()}
+    for name in dispensable:
+        if _whole(least) <= width:
+            break
+        least.pop(name, None)
+    for name, share in (("TASK", 2), ("REASON", 1), ("TASK", 1)):
+        if name in least:
+            least[name] = min(wanted[name], least[name] + max(0, width - _whole(least)) // share)
+    return least
+
+
+def _whole(widths: dict[str, int]) -> int:
+    return sum(widths.values()) + _GAP * (len(widths) - 1)
 
 
 def _aligned(views: list[View], now: float) -> list[str]:

@@ -19,7 +19,7 @@ from theorbo.schemas.events import Data, Part, Result
 from theorbo.schemas.fetching import attachment_of, chunk, chunks
 from theorbo.schemas.frames import Header
 from theorbo.schemas.link import Link, open_link
-from theorbo.schemas.presentation import as_object, json_line, part_text, visible
+from theorbo.schemas.presentation import as_object, first_line, json_line, origin, part_text, visible
 from theorbo.schemas.records import LF, RS, Attachment, encode_record
 from theorbo.schemas.states import State
 
@@ -27,10 +27,11 @@ _EPILOG = """\
 EXECUTION is an id, or so many digits from its beginning or end that no other is meant; theorbo ps --all
 shows them. Of an execution that is still running you get what there is so far.
 
-With --save every part becomes a file: .npy, .png, .json, .html, .txt …, named after result and part, and
-manifest.json says what is what. Parts that are references to files stay where they are; the manifest has
-their path, size and SHA-256. With --json: one object a line for each result, as theorbo tail --json has it,
-with shape and dtype of arrays, and the file where one was saved.
+With --save every part becomes a file: .npy, .png, .json, .html, .txt ..., named after result and part (and
+rank, where several ranks report the same name), and manifest.json says what is what. Parts that are
+references to files stay where they are; the manifest has their path, size and SHA-256. With --json: one
+object a line for each result, as theorbo tail --json has it, with shape and dtype of arrays, and the file
+where one was saved.
 
 Exit status 1 if there is no result (yet), 6 if a part cannot be had.
 
@@ -56,7 +57,6 @@ class _Described(NamedTuple):
 def main(argv: list[str]) -> int:
     """Run the command. Raises TheorboError for what its user can mend."""
     options = _parser().parse_args(argv)
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # what LANG=C cannot show
     if options.force and options.save is None:
         raise UsageError("--force says that files may be overwritten; it needs --save DIR")
     link = open_link(options.broker, "observer")
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
     finally:
         link.close()
     if not command.found:
-        _say("there is no result" + (": " + visible(str(view["reason"])) if view.get("reason") else ""))
+        _say("there is no result" + (": " + visible(first_line(str(view["reason"]))) if view.get("reason") else ""))
         return ExitStatus.FAILED
     return ExitStatus.UNAVAILABLE if command.problems else ExitStatus.COMPLETED
 
@@ -132,8 +132,7 @@ class _Command:
     def save(self, directory: Path, *, overwrite: bool) -> None:
         """Two passes: first all names, so that nothing is written if one of the files is there already."""
         make_directory(directory)
-        names = Names()
-        given = [[_name(names, event, part) for part in event.parts] for _, event in self._results()]
+        given = _names(self._results())
         if not overwrite:
             refuse_existing(directory, [MANIFEST, *(name for row in given for name in row if name)])
         manifest: list[dict[str, Any]] = []
@@ -149,7 +148,8 @@ class _Command:
             shown = [{**_plain(item.part), **item.fields, **_problem(item)} for item in parts]
             summary = event.summary if isinstance(event, Result) else ""
             manifest.append(
-                {"kind": event.kind, "name": event.name, "summary": summary, "position": header.position,
+                {"kind": event.kind, "name": event.name, "summary": summary, "source": str(header.source or ""),
+                 "rank": header.source.rank if header.source else None, "position": header.position,
                  "time": event.time, "parts": [{k: v for k, v in part.items() if k != "value"} for part in shown]}
             )  # fmt: skip
         if self.found:
@@ -198,14 +198,33 @@ class _Command:
             print(json_line({**as_object(header, self._view, event), "parts": shown}))
             return
         summary = event.summary if isinstance(event, Result) else ""
-        print(visible(f"{event.name}: {summary}".rstrip(": ")))
+        who = f"{origin(header, self._view)} " if (self._view.get("ranks") or 0) > 1 else ""
+        print(visible(f"{who}{event.name}: {summary}".rstrip(": ")))
         for item in parts:
             print(f"  {visible(_sentence(item))}")
 
 
-def _name(names: Names, event: Result | Data, part: Part) -> str | None:
-    """The file's name of a part that becomes a file; what is a reference or was not sent becomes none."""
-    return None if part.problem or part.path is not None else names.give(event.name, part.name, part.mime)
+def _names(results: Iterable[tuple[Header, Result | Data]]) -> list[list[str | None]]:
+    """For each result the file names of its parts; what is a reference or was not sent becomes no file.
+
+    What several ranks call the same has the rank in its name, whichever of them was first.
+    """
+    known = [
+        (header.source.rank if header.source else None, event.name, [_becomes_file(part) for part in event.parts])
+        for header, event in results
+    ]
+    ranks: dict[str, set[int | None]] = {}
+    for rank, name, _ in known:
+        ranks.setdefault(name, set()).add(rank)
+    names = Names()
+    return [
+        [part and names.give(name, *part, rank if len(ranks[name]) > 1 else None) for part in parts]
+        for rank, name, parts in known
+    ]
+
+
+def _becomes_file(part: Part) -> tuple[str, str] | None:
+    return None if part.problem or part.path is not None else (part.name, part.mime)
 
 
 def _plain(part: Part) -> dict[str, Any]:

@@ -53,12 +53,13 @@ class Names:
     def __init__(self) -> None:
         self._given = {MANIFEST.casefold()}
 
-    def give(self, result: str, part: str, mime: str) -> str:
-        """A name that was not given before, not even in other letter case."""
+    def give(self, result: str, part: str, mime: str, rank: int | None = None) -> str:
+        """A name that was not given before, not even in other letter case; with the rank if one is given."""
         ending = extension(mime)
         stem = safe_name(f"{result}-{part}" if part and part != result else result)
         if stem.casefold().endswith(ending) and len(stem) > len(ending):
             stem = stem[: -len(ending)]
+        stem += "" if rank is None else f"-rank{rank}"
         name, number = stem + ending, 2
         while name.casefold() in self._given:
             name, number = f"{stem}-{number}{ending}", number + 1
@@ -80,8 +81,8 @@ def refuse_existing(directory: Path, names: Iterable[str]) -> None:
     """Raises UsageError if one of the files is there already."""
     there = [name for name in names if os.path.lexists(directory / name)]
     if there:
-        more = f" and {len(there) - 1} more" if len(there) > 1 else ""
-        raise UsageError(f"{directory / there[0]}{more} is there already; --force overwrites, or save elsewhere")
+        those = f" and {len(there) - 1} more are" if len(there) > 1 else " is"
+        raise UsageError(f"{directory / there[0]}{those} there already; --force overwrites, or save elsewhere")
 
 
 def write_file(directory: Path, name: str, pieces: Iterable[bytes], *, overwrite: bool) -> int:

@@ -6,7 +6,18 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from theorbo.schemas.presentation import first_line
+from theorbo.schemas.states import State
+
 View = Mapping[str, Any]
+
+
+def has_ended(view: View) -> bool:
+    """Whether the state is a final one; one that we do not know is not."""
+    try:
+        return State(str(view.get("state"))).final
+    except ValueError:
+        return False
 
 
 def state_of(view: View) -> str:
@@ -63,7 +74,7 @@ def present_state(view: View) -> str:
     """`RUNNING, 4 of 4 ranks started, experiment mfx1, run 12, agent:0 silent`."""
     parts = [state_of(view)]
     if view.get("reason"):
-        parts[0] += f": {view['reason']}"
+        parts[0] += f": {first_line(str(view['reason']))}"
     parts.append(f"{view.get('ranks_started') or 0} of {view.get('ranks') or 0} ranks started")
     parts += [f"{name} {view[name]}" for name in ("experiment", "run") if view.get(name)]
     if contact_of(view) not in ("", "alive"):

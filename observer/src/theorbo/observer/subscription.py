@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from theorbo.observer.filters import Filter
 from theorbo.observer.splice import Ask, Deliver, Gap, Splice
 from theorbo.observer.splice import Instruction as SpliceInstruction
+from theorbo.observer.states import has_ended
 from theorbo.schemas.errors import ProtocolError
 from theorbo.schemas.events import StateChanged
 from theorbo.schemas.frames import NO_EXECUTION, Command, ErrorCode, Header, Message, decode_json, encode_json
@@ -36,7 +37,6 @@ from theorbo.schemas.limits import (
 )
 from theorbo.schemas.names import Channel, parse_topic
 from theorbo.schemas.presentation import single_events
-from theorbo.schemas.states import State
 
 BEACON = b"beacon/"
 NONCE = b"nonce/"
@@ -252,7 +252,7 @@ class Subscription:
         self._beacon_at = now
         listed = {_execution_of(view): view for view in views if self._filter.admits(view)}
         heads = {execution: self._heads_of(view) for execution, view in listed.items()}
-        ended = {execution for execution, view in listed.items() if _ended(view)}
+        ended = {execution for execution, view in listed.items() if has_ended(view)}
         for execution, view in listed.items():
             self._meet(execution, _names_of(view))
         if self._splice.joined:
@@ -404,16 +404,8 @@ def _names_of(view: View) -> View:
     return {name: str(view.get(name) or "") for name in ("execution", "task", "experiment", "run")}
 
 
-def _ended(view: View) -> bool:
-    """Whether the state is a final one; one that we do not know is not."""
-    try:
-        return State(str(view.get("state"))).final
-    except ValueError:
-        return False
-
-
 def _tells_end(header: Header, body: bytes) -> bool:
     if b'"state_changed"' not in body:
         return False
     events = (event for _, event in single_events(header, body))
-    return any(isinstance(event, StateChanged) and _ended({"state": event.state}) for event in events)
+    return any(isinstance(event, StateChanged) and has_ended({"state": event.state}) for event in events)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from rich.text import Text
 from theorbo.observer.choose import SHORT_DIGITS, chosen
 from theorbo.observer.client import BrokerAway, BrokerBack, Item, Missed, Observation, Snapshot, Watcher
 from theorbo.observer.filters import Filter
-from theorbo.observer.states import present_state
+from theorbo.observer.states import has_ended, present_state
 from theorbo.schemas.errors import ExitStatus
 from theorbo.schemas.link import open_link
 from theorbo.schemas.names import KIND_CHANNELS, OUTPUT_KIND
@@ -26,7 +25,7 @@ _EPILOG = """\
 The first lines are the present state: one for each execution that is open (with --json: objects of kind
 "snapshot", with the fields of theorbo ps --json). Every later line is one event; each comes once, in the
 order of its channel, whatever was dropped or restarted in between. What could not be had any more is told
-(with --json: kind "missed").
+(with --json: kind "missed"). Of an --execution that has ended already its state is shown, and that is all.
 
 examples:
   theorbo tail                                   everything
@@ -48,19 +47,18 @@ def main(argv: list[str]) -> int:
             link.close()
     for kind in options.kind or ():
         _warn_of_unknown(kind)
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # what LANG=C cannot show
     wanted = Filter.of(options.experiment, options.run, options.task, execution, options.kind)
     show = _Json() if options.json else _Lines(everything=bool(options.kind), single=execution is not None)
-    try:
-        with Watcher(options.broker, wanted, until_ended=options.until_ended) as watcher:
-            while not watcher.finished:
-                for item in watcher.collect():
-                    _show(item, show)
-                sys.stdout.flush()
-                if not watcher.finished:
-                    watcher.wait()
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+    with Watcher(options.broker, wanted, until_ended=options.until_ended) as watcher:
+        while not watcher.finished:
+            for item in watcher.collect():
+                if isinstance(item, Snapshot) and execution is not None and any(map(has_ended, item.views)):
+                    _show_ended(item.views, show)
+                    return ExitStatus.COMPLETED
+                _show(item, show)
+            sys.stdout.flush()
+            if not watcher.finished:
+                watcher.wait()
     return ExitStatus.COMPLETED
 
 
@@ -95,6 +93,13 @@ def _warn_of_unknown(kind: str) -> None:
 
 def _say(text: str) -> None:
     print(f"theorbo tail: {text}", file=sys.stderr, flush=True)
+
+
+def _show_ended(views: tuple[Mapping[str, Any], ...], show: _Json | _Lines) -> None:
+    """Of an execution that was named and has ended nothing will follow."""
+    for view in views:
+        show.view(view)
+        _say(f"it has ended; theorbo result {view['execution']} shows its results")
 
 
 def _show(item: Item, show: _Json | _Lines) -> None:

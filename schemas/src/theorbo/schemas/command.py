@@ -6,10 +6,12 @@ A subcommand is a function of its arguments to an exit status, `main(argv: list[
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from theorbo.schemas import __version__
@@ -39,6 +41,11 @@ def main(argv: list[str] | None = None) -> int:
 
     arguments = sys.argv[1:] if argv is None else argv
     installed = {entry.name: entry for entry in entry_points().select(group=GROUP)}
+    name = arguments[0] if arguments and arguments[0] in installed else ""
+    return guarded(name, lambda: _dispatched(arguments, installed))
+
+
+def _dispatched(arguments: list[str], installed: Mapping[str, EntryPoint]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_help(set(installed)))
         return ExitStatus.COMPLETED if arguments else ExitStatus.USAGE
@@ -47,23 +54,58 @@ def main(argv: list[str] | None = None) -> int:
         print(f"theorbo {__version__}")
         return ExitStatus.COMPLETED
     if name not in installed:
-        print(f"theorbo: {_unknown(name, set(installed))}", file=sys.stderr)
-        return ExitStatus.USAGE
-    return guarded(name, lambda: int(_loaded(name, installed[name])(rest)))
+        raise UsageError(_unknown(name, set(installed)))
+    return int(_loaded(name, installed[name])(rest))
 
 
 def guarded(name: str, command: Callable[[], int]) -> int:
-    """The exit status of a subcommand; the sentence of a TheorboError is printed. For `python -m` too."""
+    """The exit status of a subcommand; the sentence of a TheorboError is printed. For `python -m` too.
+
+    What stdout's encoding cannot show is escaped. All output has been written when this returns: trouble with
+    it is told here, for at its own end Python would only complain.
+    """
+    with contextlib.suppress(AttributeError):  # a stdout that somebody has replaced
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # stderr has this from Python
+    try:
+        status = _status_of(name, command)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader of our output has gone: `theorbo tail | head`
+        _discard_output()
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        _discard_output()
+        _say(name, f"cannot write the output: {error.strerror}")
+        return ExitStatus.UNAVAILABLE
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _status_of(name: str, command: Callable[[], int]) -> int:
     try:
         return command()
     except TheorboError as error:
-        print(f"theorbo {name}: {error}", file=sys.stderr)
+        _say(name, str(error))
         return error.exit_status
+    except SystemExit as end:  # argparse, after --help and after wrong usage
+        if not isinstance(end.code, int):
+            raise
+        return end.code
     except KeyboardInterrupt:
+        if sys.stderr.isatty():
+            print(file=sys.stderr)  # the terminal has written ^C, and the prompt wants a line of its own
         return 128 + signal.SIGINT
-    except BrokenPipeError:  # the reader of our output has gone: `theorbo tail | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+
+
+def _say(name: str, text: str) -> None:
+    print(f"theorbo {name}".rstrip() + f": {text}", file=sys.stderr)
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _loaded(name: str, entry: EntryPoint) -> Callable[[list[str]], int]:

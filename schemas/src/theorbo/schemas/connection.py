@@ -131,9 +131,13 @@ def write_whole(path: Path, text: str, mode: int) -> None:
     """Replace a file by one that has all of `text`; a reader sees the old or the new one. Raises Unavailable."""
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with open(descriptor, "w") as file:  # noqa: PTH123 - a descriptor, not a path
-            os.fchmod(descriptor, mode)
-            file.write(text)
-        Path(name).replace(path)
+        try:
+            with open(descriptor, "w") as file:  # noqa: PTH123 - a descriptor, not a path
+                os.fchmod(descriptor, mode)
+                file.write(text)
+            Path(name).replace(path)
+        except OSError:
+            Path(name).unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise Unavailable(f"cannot write {path}: {error.strerror}") from None

@@ -5,11 +5,14 @@ The other half is the broker's. The rules:
 1. Everything read from the spool has a number in its stream; it is kept here until the broker has
    acknowledged it, which it does only when it is on disk.
 2. At most `window_bytes` are under way. `room_bytes` tells how much more may be read from the spool.
-3. Signals go first, then results, then the rest, so that nothing small waits behind something big.
+3. Batches of all streams go by age: in the order in which their first records were offered. So people read
+   things about in the order in which they were done; exact order holds within a stream alone, for a batch of
+   log lines also has those that came after something on another stream. Not so signals and results: what was
+   offered before them goes before them. Nothing waits behind more than a window.
 4. After WELCOME (a new connection, or a broker that restarted) and after an ACK that says REWIND, all
    that is not acknowledged is sent again, from the oldest on. The broker drops what it has already.
 5. A batch that names attachments waits until the broker has stored them; so does all behind it in its
-   stream.
+   stream, and nothing else.
 6. If nothing of a stream, or of an attachment, has been acknowledged for `RESEND_S` although something is under
    way, it is sent again: an acknowledgement may have been lost between two live peers (a full queue, a full disk).
 
@@ -18,6 +21,7 @@ Nothing here opens a socket or a file, or asks for the time.
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from typing import NamedTuple, Union
 
@@ -26,7 +30,8 @@ from theorbo.schemas.limits import BATCH_BYTES, BATCH_EVENTS, CHUNK_BYTES, RESEN
 from theorbo.schemas.names import Channel, Source, Stream
 from theorbo.schemas.records import Attachment, attachments_of
 
-_PRIORITY = (Channel.SIGNALS, Channel.RESULTS, Channel.LOG, Channel.STDERR, Channel.STDOUT, Channel.METRICS)
+_NEVER_EARLY = (Channel.SIGNALS, Channel.RESULTS)
+"""Channels whose records join a batch only if nothing of another stream was offered since."""
 
 
 class SendChunk(NamedTuple):
@@ -41,10 +46,12 @@ Instruction = Union[Message, SendChunk]
 
 
 class _Batch:
-    __slots__ = ("attachments", "count", "first", "records", "size")
+    __slots__ = ("age", "attachments", "count", "first", "last", "records", "size")
 
-    def __init__(self, first: int) -> None:
+    def __init__(self, first: int, age: int) -> None:
         self.first = first
+        self.age = age  # which of all records offered its first one is
+        self.last = age  # and its last one
         self.count = 0
         self.size = 0
         self.records: list[bytes] = []
@@ -70,6 +77,7 @@ class Delivery:
         self._window_bytes = window_bytes
         self._queues: dict[Stream, _Queue] = {}
         self._held_bytes = 0
+        self._offered = 0
         self._stored: set[str] = set()  # attachments the broker has, of batches still held
         self._chunk_at: dict[str, int] = {}  # offset of the chunk under way, per attachment
         self._chunk_sent_at: dict[str, float] = {}
@@ -103,18 +111,21 @@ class Delivery:
         queue = self._queues.setdefault(Stream(source, channel), _Queue(0))
         attachments = attachments_of(record)
         batch = queue.batches[-1] if len(queue.batches) > queue.sent else None
+        self._offered += 1
         if (
             batch is None
             or attachments
             or batch.attachments
             or batch.count >= BATCH_EVENTS
             or batch.size + len(record) > BATCH_BYTES
+            or (channel in _NEVER_EARLY and batch.last != self._offered - 1)
         ):
-            batch = _Batch(queue.next_number)
+            batch = _Batch(queue.next_number, self._offered)
             batch.attachments = attachments
             queue.batches.append(batch)
         batch.records.append(record)
         batch.count += 1
+        batch.last = self._offered
         batch.size += len(record)
         self._held_bytes += len(record)
         number = queue.next_number
@@ -131,28 +142,36 @@ class Delivery:
         for sha256 in [key for key in self._chunk_at if now - self._chunk_sent_at[key] > RESEND_S]:
             del self._chunk_at[sha256]
         out: list[Instruction] = []
-        for channel in _PRIORITY:
-            for stream, queue in self._queues.items():
-                if stream.channel is channel:
-                    self._drain(stream, queue, now, out)
+        waiting = [
+            (queue.batches[queue.sent].age, stream)
+            for stream, queue in self._queues.items()
+            if queue.sent < len(queue.batches)
+        ]
+        heapq.heapify(waiting)
+        while waiting:
+            _, stream = heapq.heappop(waiting)
+            queue = self._queues[stream]
+            if self._send(stream, queue, now, out) and queue.sent < len(queue.batches):
+                heapq.heappush(waiting, (queue.batches[queue.sent].age, stream))
         return out
 
-    def _drain(self, stream: Stream, queue: _Queue, now: float, out: list[Instruction]) -> None:
-        while queue.sent < len(queue.batches):
-            batch = queue.batches[queue.sent]
-            missing = [item for item in batch.attachments if item.sha256 not in self._stored]
-            if missing:
-                item = missing[0]
-                if item.sha256 not in self._chunk_at:
-                    self._chunk_at[item.sha256], self._chunk_sent_at[item.sha256] = 0, now
-                    out.append(SendChunk(item, 0, min(CHUNK_BYTES, item.size)))
-                return
-            header = Header(
-                execution=self._execution, channel=stream.channel, source=stream.source,
-                first=batch.first, count=batch.count, time=now,
-            )  # fmt: skip
-            out.append(Message(Command.PUT, header, b"".join(batch.records)))
-            queue.sent += 1
+    def _send(self, stream: Stream, queue: _Queue, now: float, out: list[Instruction]) -> bool:
+        """Send the next batch of a stream; False if it has to wait for an attachment."""
+        batch = queue.batches[queue.sent]
+        missing = [item for item in batch.attachments if item.sha256 not in self._stored]
+        if missing:
+            item = missing[0]
+            if item.sha256 not in self._chunk_at:
+                self._chunk_at[item.sha256], self._chunk_sent_at[item.sha256] = 0, now
+                out.append(SendChunk(item, 0, min(CHUNK_BYTES, item.size)))
+            return False
+        header = Header(
+            execution=self._execution, channel=stream.channel, source=stream.source,
+            first=batch.first, count=batch.count, time=now,
+        )  # fmt: skip
+        out.append(Message(Command.PUT, header, b"".join(batch.records)))
+        queue.sent += 1
+        return True
 
     def give_up(self, attachment: Attachment) -> None:
         """Neither we nor the broker have the bytes: the records that name them go without."""

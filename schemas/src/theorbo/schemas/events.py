@@ -121,6 +121,10 @@ class LauncherEnded(EventBase):
     """Why nothing could be started: a missing program, say."""
     stderr: str = ""
     """The last lines of the launcher's own stderr."""
+    unrecorded: dict[int, int] = {}
+    """How those ranks ended whose own end record could not be written (a full disk): exit code, or minus the
+    signal."""
+    unrecorded_why: str = ""
 
 
 class AgentStarted(EventBase):

@@ -197,7 +197,8 @@ PROGRESS_BARS = 16
 """Ranks that have a progress bar of their own on a terminal; the others share one."""
 
 PROGRESS_LINE_S = 1.0
-"""In plain output a rank's progress is shown this often at most; its last one always."""
+"""For people, the progress of one rank, or one metric of it, becomes a line this often at most; the last
+one always."""
 
 PREFLIGHT_S = 120.0
 """How long a Task may take to be imported before anything is started (large packages on cold file systems)."""
@@ -211,6 +212,10 @@ PROBE_S = 5.0
 LAUNCHER_WORD_S = 3.0
 """When the launcher's process has ended, an agent may still have its last record; the Executor waits this
 long for it, while the broker is heard, before it reports that the launcher is gone."""
+
+DETACH_S = 15.0
+"""With --detach, so long after an agent has taken over the Executor waits for all ranks to run; then it lets go
+of an execution that is still PENDING. Ranks start within a second, thousands on a cold file system do not."""
 
 KILL_WAIT_S = 10.0
 """A launcher that lives this long after everything should have been killed is told to end itself."""

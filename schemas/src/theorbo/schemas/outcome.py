@@ -8,14 +8,18 @@ function of what was added, by the precedence that stands in `_verdict`, first m
    or said (a launcher's exit code is no truth);
 3. a time limit was reached: TIMEDOUT;
 4. somebody cancelled: CANCELLED, by whom;
-5. the Task said that it failed: FAILED, with its error (that explains exit codes which follow);
+5. the Task said that it failed: FAILED, with the last error of the source that failed first (that explains exit
+   codes which follow; and an uncaught exception weighs more than a result that could not be sent before);
 6. a rank ended badly: FAILED, with the first bad end (the others mostly follow from it);
 7. ranks without an end record: FAILED, with what the launcher said.
 
+A rank whose own end record could not be written ended as the launcher says (`LauncherEnded.unrecorded`).
 The outcome is given once everything is delivered (`Evidence.delivered`).
 """
 
 from __future__ import annotations
+
+import signal
 
 from theorbo.schemas import events
 from theorbo.schemas.names import Channel, Source, SourceKind, Stream
@@ -47,6 +51,8 @@ class Evidence:
                 self.launcher_started = event
             case events.LauncherEnded():
                 self.launcher_ended = self.launcher_ended or event
+                for rank, status in event.unrecorded.items():
+                    self.ranks_ended.setdefault(rank, _unrecorded_end(status, event.time))
             case events.LauncherGone():
                 self.launcher_gone = self.launcher_gone or event
             case events.AgentStarted():
@@ -120,15 +126,22 @@ class Evidence:
         if request:
             return State.CANCELLED, f"by {request.by}" + (f": {request.reason}" if request.reason else "")
         if self.failures:
-            source, failure = self.failures[0]
+            source = self.failures[0][0]
+            failure = [failure for each, failure in self.failures if each == source][-1]
             return State.FAILED, f"{self._who(source.rank)}{failure.error}"
         if bad_ends:
             rank, end = min(bad_ends.items(), key=lambda item: item[1].time)  # an agent reads file by file
-            return State.FAILED, f"{self._who(rank)}{_how(end)}"
+            return State.FAILED, f"{self._who(rank)}{_how(end)}{self._unrecorded(rank)}"
         return State.FAILED, self._silence(missing)
 
     def _who(self, rank: int | None) -> str:
         return f"rank {rank}: " if rank is not None and self.ranks > 1 else ""
+
+    def _unrecorded(self, rank: int) -> str:
+        """What kept a rank from saying more, if anything did."""
+        if not self.launcher_ended or rank not in self.launcher_ended.unrecorded:
+            return ""
+        return f" (it could not report to its spool: {self.launcher_ended.unrecorded_why})"
 
     def _silence(self, missing: list[int]) -> str:
         said = ""
@@ -143,6 +156,16 @@ class Evidence:
         ranks = ", ".join(str(rank) for rank in missing[:8]) + (", …" if len(missing) > 8 else "")
         plural = "s" if len(missing) > 1 else ""
         return f"rank{plural} {ranks} ended without an end record (killed together with the launcher); {said}"
+
+
+def _unrecorded_end(status: int, time: float) -> events.RankEnded:
+    if status >= 0:
+        return events.RankEnded(time=time, exit_code=status)
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    return events.RankEnded(time=time, signal=name)
 
 
 def _how(end: events.RankEnded) -> str:

@@ -7,6 +7,7 @@ retitle the window or pretend to be another rank's line.
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -132,6 +133,12 @@ def visible(text: str) -> str:
     return _UNSAFE.sub(_escape, text)
 
 
+def first_line(text: str) -> str:
+    """The first line of `text`, with `…` behind it if there is more."""
+    first, *rest = text.strip().splitlines() or [""]
+    return f"{first} …" if rest else first
+
+
 def _escape(match: re.Match[str]) -> str:
     code = ord(match.group())
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
@@ -179,6 +186,10 @@ def _failed(event: events.TaskFailed) -> str:
     return f"failed: {event.error}" + (f"\n{event.traceback.rstrip()}" if event.traceback else "")
 
 
+def _control_done(event: events.ControlDone) -> str:
+    return f"{event.action} carried out" + _because(event.detail)
+
+
 def _lost(event: events.Loss) -> str:
     return f"lost on {event.stream}: " + (f"{event.count} events, " if event.count else "") + event.detail
 
@@ -196,11 +207,16 @@ def _progress(event: events.Progress) -> str:
 
 
 def progress_text(event: events.Progress) -> str:
-    """`12/40 tiles (30 %)`."""
+    """`12/40 tiles (30 %)`; 100 % only when all is done."""
     unit = f" {event.unit}" if event.unit else ""
     if not event.total:
         return f"{event.done:g}{unit}"
-    return f"{event.done:g}/{event.total:g}{unit} ({100 * event.done / event.total:.0f} %)"
+    text = f"{event.done:g}/{event.total:g}{unit}"
+    percent = 100 * event.done / event.total
+    if not math.isfinite(percent):  # a record may say anything
+        return text
+    whole = math.floor(percent + 1e-9)  # 29 % of 1 is 28.999999999999996 %
+    return f"{text} ({min(whole, 99) if event.done < event.total else whole} %)"
 
 
 def _metric(event: events.Metric) -> str:
@@ -242,6 +258,7 @@ def _because(reason: str) -> str:
 
 _SENTENCES: dict[type[events.EventBase], Any] = {
     events.ControlRequested: _control,
+    events.ControlDone: _control_done,
     events.LauncherGone: _gone,
     events.LauncherEnded: _launched,
     events.RankEnded: _rank_ended,

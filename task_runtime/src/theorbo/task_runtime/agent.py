@@ -103,6 +103,7 @@ class Agent:
         self._pressure = Pressure.FREE
         self._stopped = False
         self._alone = launcher is None  # nobody tells us the end, nor removes the spool
+        self._started_at = time.time() - time.monotonic()
         self._look_at = self._checkpoint_at = self._signals_at = 0.0
         self._known_ranks: set[int] = set()
         self._said_ready = False
@@ -131,9 +132,13 @@ class Agent:
             shutil.rmtree(self._spool, ignore_errors=True)
         return ExitStatus.COMPLETED
 
+    def _now(self) -> float:
+        """Unix time, as it was at the start, by a clock that is never set back: else nothing would be due for long."""
+        return self._started_at + time.monotonic()
+
     def _round(self) -> bool:
         """Everything that can be done now. Tells whether there was much to read."""
-        now = time.time()
+        now = self._now()
         if now >= self._look_at:
             self._look_at = now + LOOK_S
             self._tick()
@@ -141,12 +146,12 @@ class Agent:
             self._perform(self._core.handle(message, now))
             if message.command == Command.WELCOME:
                 self._say_ready()
-        events = self._read(now)
+        events = self._read(time.time())
         self._perform(self._core.advance(now))
         self._write_reports()
         self._signal_ranks(now)
         self._perform(self._core.outgoing(now))
-        if now >= self._checkpoint_at:
+        if now >= self._checkpoint_at or self._core.wants_checkpoint:
             self._checkpoint_at = now + CHECKPOINT_S
             self._save_checkpoint()
         return events >= BUSY_EVENTS
@@ -158,7 +163,7 @@ class Agent:
             self._poll(self._napping, BUSY_NAP_S)
         elif self._core.next_read() is None and self._core.life is not Life.CLOSED:
             until = min(self._look_at, self._signals_at) if self._core.ending.requested else self._look_at
-            self._poll(self._awake, until - time.time())
+            self._poll(self._awake, until - self._now())
         self._look_at_changes()
 
     def _poll(self, poller: zmq.Poller, timeout_s: float) -> None:
@@ -229,17 +234,23 @@ class Agent:
         if "" in names:  # the queue of events has overflowed
             self._look_at_everything()
             return
-        for name in names:
-            self._look_at_file(name)
+        self._look_at_files(names)
         if END in names:
             self._look_at_everything()
 
     def _look_at_everything(self) -> None:
         ended = (self._spool / END).exists()  # before the sizes: what was written before the end counts
-        for path, _, _ in spool_files(self._spool):
-            self._look_at_file(path.name)
+        self._look_at_files({path.name for path, _, _ in spool_files(self._spool)})
         if ended:
             self._core.end()
+
+    def _look_at_files(self, names: set[str]) -> None:
+        """See `AgentCore.outputs_beside`."""
+        for name in names:
+            self._look_at_file(name)
+        for name in names:
+            for output in self._core.outputs_beside(name):
+                self._look_at_file(output)
 
     def _look_at_file(self, name: str) -> None:
         with contextlib.suppress(OSError):  # a file that is written and renamed has gone by now
@@ -268,6 +279,7 @@ class Agent:
             except Unavailable:
                 return  # a full disk: a second agent would read, and the broker drop, a little more
             self._checkpoint = checkpoint
+            self._core.checkpoint_written()
             self._free()
 
     def _free(self) -> None:

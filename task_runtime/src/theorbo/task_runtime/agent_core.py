@@ -93,7 +93,8 @@ class AgentCore:
         """The ranks that have started and not ended, as far as has been read."""
         self.delivery = Delivery(execution)
         self._resume = _parse_checkpoints(checkpoint)
-        self._turns: list[SpoolFile] = []
+        self._turns: list[Source] = []
+        self._reads: list[Read] = []  # of the turn that has begun
         self._losses: set[tuple[str, int]] = set()  # (file, offset) of those reported
         self._closed = False  # agent_closed stands in our file
         self._done: set[int] = set()  # positions of the requests that were carried out
@@ -101,7 +102,7 @@ class AgentCore:
         self._missing: set[Attachment] = set()  # of which we asked whether the broker has them
         self._sending: set[Attachment] = set()
         self._execution = execution
-        self._by_source: dict[Source | None, list[SpoolFile]] = {}
+        self._by_source: dict[Source | None, list[SpoolFile]] = {}  # a rank's output, then its records
         self._unwritten = 0  # reports that do not stand in our file yet
         self._rank_seen = False
         self._recall(own_records)
@@ -139,22 +140,45 @@ class AgentCore:
         for counted, last in settled.counts.items():
             self.delivery.start(Stream(source, counted), last)
         file = self.files[name] = SpoolFile(name, source, channel, settled)
-        self._by_source.setdefault(source, []).append(file)
-        self._turns.append(file)
-        self._turns.sort(key=lambda each: each.channel is not None)  # records before output
+        files = self._by_source.setdefault(source, [])
+        if not files:
+            self._turns.append(source)
+        files.append(file)
+        files.sort(key=lambda each: each.channel is None)
         return file
 
+    def outputs_beside(self, name: str) -> list[str]:
+        """The files of output of the rank whose records are in the file `name`.
+
+        They are to be looked at after it: only then what a rank printed before a record is known with the record.
+        """
+        file = self.files.get(name)
+        if file is None or file.channel is not None:
+            return []
+        return [other.name for other in self._by_source[file.source] if other.channel is not None]
+
     def next_read(self) -> Read | None:
-        """What to read next; None if there is nothing to read, or no room for it. Files take turns."""
+        """What to read next; None if there is nothing to read, or no room for it.
+
+        Sources take turns. In its turn a rank's output is read before its records, so that the lines that led to
+        a failure are delivered before it; each file once, and as far as it was known when the turn began.
+        """
         if self.delivery.room_bytes < READ_ROOM_BYTES:
             return None
-        return next((Read(file, file.offset, file.unread) for file in self._turns if file.unread), None)
+        while self._reads:
+            file, offset, length = self._reads[0]
+            if file.offset == offset and file.unread:
+                return Read(file, offset, min(length, file.unread))
+            del self._reads[0]  # it has been read, or has become smaller
+        for place, source in enumerate(self._turns):
+            self._reads = [Read(file, file.offset, file.unread) for file in self._by_source[source] if file.unread]
+            if self._reads:
+                self._turns.append(self._turns.pop(place))
+                return self._reads[0]
+        return None
 
     def take(self, file: SpoolFile, chunk: bytes, now: float, *, final: bool = False) -> list[AgentInstruction]:
         """The bytes that were to be read. Everything found in them is numbered and offered for delivery."""
-        self._turns.remove(file)
-        self._turns.append(file)
-        self._turns.sort(key=lambda each: each.channel is not None)
         pieces, damages = file.take(chunk, now, final=final)
         attachments: list[Attachment] = []
         for piece in pieces:
@@ -363,6 +387,16 @@ class AgentCore:
     def checkpoint(self) -> dict[str, Any]:
         """Where a second agent may start, for every file."""
         return {"files": {name: file.checkpoint() for name, file in self.files.items()}}
+
+    @property
+    def wants_checkpoint(self) -> bool:
+        """Whether a file is not read on before the checkpoint is written."""
+        return any(file.wants_checkpoint for file in self.files.values())
+
+    def checkpoint_written(self) -> None:
+        """The checkpoint file says what `checkpoint` says now."""
+        for file in self.files.values():
+            file.checkpoint_written()
 
 
 def _parse_checkpoints(checkpoint: Any) -> dict[str, Mark]:

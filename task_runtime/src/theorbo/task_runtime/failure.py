@@ -40,14 +40,14 @@ _first_pid = os.getpid()
 def describe(error: BaseException) -> tuple[str, str]:
     """`ValueError: text`, and the traceback; the latter is empty where our own sentence says it all."""
     if isinstance(error, TheorboError) and error.__cause__ is None:
-        return _cut(str(error)), ""
+        return cut(str(error)), ""
     import traceback
 
     shown = error if not isinstance(error, TheorboError) else error.__cause__
     assert shown is not None
     lines = traceback.format_exception(type(shown), shown, without_our_frames(shown.__traceback__))
     sentence = str(error) if isinstance(error, TheorboError) else named(error)
-    return _cut(sentence), _cut_middle("".join(lines))
+    return cut(sentence), _cut_middle("".join(lines))
 
 
 def named(error: BaseException) -> str:
@@ -71,7 +71,8 @@ def without_our_frames(traceback: TracebackType | None) -> TracebackType | None:
     return inner or traceback
 
 
-def _cut(text: str) -> str:
+def cut(text: str) -> str:
+    """The text, or the beginning of a long one: what says why must fit into a record."""
     return text if len(text) <= BEGINNING_CHARACTERS else text[:BEGINNING_CHARACTERS] + "…"
 
 

@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from typing import Any
 from theorbo.schemas.command import guarded
 from theorbo.schemas.errors import ExitStatus, Unavailable, UsageError
 from theorbo.schemas.launch_plan import LaunchPlan
-from theorbo.schemas.limits import GOODBYE_S, LAUNCHER_STDERR_BYTES
+from theorbo.schemas.limits import GOODBYE_S, LAUNCHER_STDERR_BYTES, OWN_RECORDS_BYTES
 from theorbo.schemas.names import LAUNCHER
 from theorbo.schemas.records import encode_record
 from theorbo.schemas.spool import (
@@ -39,6 +40,7 @@ from theorbo.schemas.spool import (
     spool_name,
 )
 from theorbo.task_runtime import processes, wrapper
+from theorbo.task_runtime.file_space import reserve
 from theorbo.task_runtime.inprocess_path import make_inprocess_path, with_inprocess_path
 from theorbo.task_runtime.processes import RankProcess
 from theorbo.task_runtime.rank_ending import SendSignal
@@ -99,6 +101,7 @@ class Launch:
             (self._spool / BIN / "theorbo").symlink_to(Path(sys.executable).with_name("theorbo"))
             os.mkfifo(self._spool / wrapper.RANKS_PIPE, 0o600)
             self._records = open_append(self._spool / spool_name(LAUNCHER))
+            reserve(self._records, OWN_RECORDS_BYTES)
         except OSError as error:
             raise Unavailable(f"cannot write to {self._spool}: {error.strerror}") from None
         self._core = Supervision(has_launcher=bool(plan.launcher_command), grace_s=plan.grace_s)
@@ -111,6 +114,7 @@ class Launch:
         self._output = b""  # the end of what the launcher itself has written
         self._output_pipe = -1
         self._ranks_text = b""
+        self._lost: Counter[tuple[str, str]] = Counter()  # (stream, why) → events, which ranks could not report
         self._left: set[int] = set()  # what ranks have left behind, and we watch
         self._finish: Finish | None = None
 
@@ -137,7 +141,8 @@ class Launch:
 
     def _wait(self, now: float) -> None:
         next_at = self._core.next_at(now)
-        timeout_ms = None if next_at is None else max(0, int((next_at - now) * 1000) + 1)
+        # At most a day at a time: poll takes no more than 24, and a grace may be infinite.
+        timeout_ms = None if next_at is None else max(0, int(min(next_at - now, 24 * 3600) * 1000) + 1)
         for descriptor, _ in self._poll.poll(timeout_ms):
             if descriptor in self._readers:
                 self._readers[descriptor]()
@@ -236,11 +241,15 @@ class Launch:
                 return
             *lines, self._ranks_text = (self._ranks_text + text).split(b"\n")
             for line in lines:
-                word, *numbers = line.split()
-                if word == b"started":
-                    self._core.rank_started(RankProcess(*map(int, numbers)))
-                else:
-                    self._core.rank_ended(int(numbers[0]), int(numbers[1]), now)
+                word, _, rest = line.decode(errors="replace").partition(" ")
+                if word == "started":
+                    self._core.rank_started(RankProcess(*map(int, rest.split())))
+                elif word == "ended":
+                    rank, status, error = map(int, rest.split())
+                    self._core.rank_ended(rank, status, error, now)
+                elif word == "lost":
+                    stream, count, why = rest.split(" ", 2)
+                    self._lost[stream, why] += int(count)
 
     def _on_output(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -350,13 +359,20 @@ class Launch:
 
     def _mark_end(self) -> None:
         self._on_output()
+        self._on_ranks_pipe()
         codes = [child.returncode for child in self._started]
         fields: dict[str, Any] = {"exit_code": next((code for code in codes if code), 0) if codes else None}
         if self._problem:
             fields["problem"] = self._problem
         if self._output:
             fields["stderr"] = self._output.decode(errors="replace")
+        unrecorded = self._core.unrecorded
+        if unrecorded:
+            fields["unrecorded"] = {rank: self._core.statuses[rank] for rank in unrecorded}
+            fields["unrecorded_why"] = "; ".join(sorted({os.strerror(number) for number in unrecorded.values()}))
         self._report("launcher_ended", **fields)
+        for (stream, why), count in self._lost.items():  # last: they may be many, and room is for the end first
+            self._report("loss", stream=stream, count=count, detail=f"dropped by the rank: {why}")
         with contextlib.suppress(OSError):
             os.close(os.open(self._spool / END, os.O_WRONLY | os.O_CREAT, 0o600))
 

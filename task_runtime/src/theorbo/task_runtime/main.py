@@ -62,7 +62,7 @@ def _exit_code(ending: SystemExit) -> int:
     """Of `sys.exit(…)`: nothing, a number, or a text that says why."""
     if ending.code is None or isinstance(ending.code, int):
         return ending.code or 0
-    report.task_failed(str(ending.code))
+    report.task_failed(failure.cut(str(ending.code)))
     return ExitStatus.FAILED
 
 

@@ -3,12 +3,18 @@
 The class may be a pydantic model (version 1 or 2, whichever the Task's environment has; we import neither), a
 dataclass, or any class that takes keyword arguments. Names that it does not know are errors wherever it lets us
 know its names: a misspelt parameter that is silently ignored costs a beam time.
+
+The types of a dataclass are checked by pydantic, version 2 or 1, where the Task's environment has it. They are not
+where there is none, where pydantic does not know a type, nor where the class takes other arguments than its fields.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import importlib
 import json
+import sys
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -50,7 +56,7 @@ def build_parameters(model: Any, given: Any) -> Any:
         if hasattr(model, "parse_obj"):
             return model.parse_obj(values)
         _refuse_missing(model, values)
-        return model(**values)
+        return _checked_dataclass(model, values) if _is_checked(model) else model(**values)
     except ParameterError:
         raise
     except Exception as error:  # pydantic's, or whatever the class raises for what it does not like
@@ -80,8 +86,47 @@ def validated_parameters(model: Any, values: dict[str, Any]) -> dict[str, Any]:
 def shown_parameters(model: Any, values: dict[str, Any]) -> dict[str, Any]:
     """The values as others may see them: pydantic's secrets are masked, at whatever depth. Raises ParameterError."""
     parameters = build_parameters(model, values)
-    knows_secrets = hasattr(parameters, "model_dump") or hasattr(parameters, "__fields__")
+    knows_secrets = hasattr(parameters, "model_dump") or hasattr(parameters, "__fields__") or _is_checked(model)
     return _as_json(parameters) if knows_secrets else values
+
+
+def _is_checked(model: Any) -> bool:
+    """Whether it is a dataclass whose arguments are its fields, so that pydantic can do what its __init__ does."""
+    import dataclasses
+
+    if not dataclasses.is_dataclass(model):
+        return False
+    return set(_keywords(model) or ()) == {field.name for field in dataclasses.fields(model) if field.init}
+
+
+def _checked_dataclass(model: Any, values: dict[str, Any]) -> Any:
+    """An instance of a dataclass, with its types checked as far as pydantic can. Raises what pydantic or it does."""
+    if _is_plain(model, values):
+        return model(**values)
+    try:
+        import pydantic
+
+        if hasattr(pydantic, "TypeAdapter"):
+            return pydantic.TypeAdapter(model).validate_python(values)
+        return pydantic.parse_obj_as(model, values)  # type: ignore[deprecated,unused-ignore]
+    except Exception as error:
+        if callable(getattr(error, "errors", None)):
+            raise
+        return model(**values)  # no pydantic, or one that does not know a type; what the class raises, it raises again
+
+
+_PLAIN = {name: kind for kind in (bool, int, float, str) for name in (kind, kind.__name__)}
+
+
+def _is_plain(model: Any, values: dict[str, Any]) -> bool:
+    """Whether there is nothing to check: thousands of ranks need not import pydantic for what has been checked."""
+    import dataclasses
+
+    kinds = {field.name: field.type for field in dataclasses.fields(model)}
+    return all(
+        isinstance(kinds[name], (type, str)) and type(value) is _PLAIN.get(kinds[name])
+        for name, value in values.items()
+    )  # fmt: skip
 
 
 def _as_json(parameters: Any) -> dict[str, Any]:
@@ -101,6 +146,13 @@ def _attributes(parameters: Any) -> dict[str, Any]:
     import dataclasses
 
     if dataclasses.is_dataclass(parameters) and not isinstance(parameters, type):
+        pydantic = sys.modules.get("pydantic")  # if it was not needed to check them, none of its types are in there
+        with contextlib.suppress(Exception):  # it does not know a type
+            if pydantic is not None and hasattr(pydantic, "TypeAdapter"):
+                return dict(pydantic.TypeAdapter(type(parameters)).dump_python(parameters, mode="json", warnings=False))
+            if pydantic is not None:
+                encoder = importlib.import_module("pydantic.json").pydantic_encoder
+                return dict(json.loads(json.dumps(dataclasses.asdict(parameters), default=encoder)))
         return dataclasses.asdict(parameters)
     return {name: value for name, value in getattr(parameters, "__dict__", {}).items() if not name.startswith("_")}
 
@@ -208,7 +260,10 @@ def _sentence(problem: dict[str, Any], values: dict[str, Any]) -> str:
     if problem["type"] in ("missing", "value_error.missing"):
         return f"parameter {name!r} is missing"
     found, value = _at(values, place)
-    return f"parameter {name!r}{f' = {_shown(value)}' if found else ''}: {problem['msg']}"
+    hint = ""
+    if problem["type"] == "string_type" and len(place) == 1 and isinstance(value, (bool, int, float)):
+        hint = f""" (it was read as JSON; on a command line -p '{name}="{json.dumps(value)}"' is text)"""
+    return f"parameter {name!r}{f' = {_shown(value)}' if found else ''}: {problem['msg']}{hint}"
 
 
 def _at(values: Any, place: list[Any]) -> tuple[bool, Any]:

@@ -38,6 +38,7 @@ RANK_VARIABLE = "THEORBO_RANK"
 
 _LEVELS = frozenset({"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"})
 _OTHER_LEVELS = {"WARN": "WARNING", "FATAL": "CRITICAL"}
+_LEVEL_NUMBERS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
 
 _sink: Sink | None = None
 _unsent: str | None = None
@@ -91,7 +92,8 @@ def _choose_sink() -> Sink:
 def log(text: str, level: str = "INFO") -> None:
     """Report a line for people (it may have line ends in it).
 
-    `level` is DEBUG, INFO, WARNING, ERROR or CRITICAL.
+    `level` is DEBUG, INFO, WARNING, ERROR or CRITICAL, or the number that the module `logging` has for it. With
+    anything else the line is INFO, and shows what was given.
     """
     try:
         if level not in _LEVELS:
@@ -208,11 +210,9 @@ def _add_texts(fields: dict[str, Any], **texts: str) -> None:
 
 
 def _known_level(level: Any, text: Any) -> tuple[str, str]:
-    if isinstance(level, int):
-        return level_of(level), text
-    name = _as_text(level).upper()
+    name = _LEVEL_NUMBERS.get(level, "") if isinstance(level, int) else _as_text(level).upper()
     name = _OTHER_LEVELS.get(name, name)
-    return (name, text) if name in _LEVELS else ("INFO", f"{level}: {_as_text(text)}")
+    return (name, text) if name in _LEVELS else ("INFO", f"{_as_text(text)} [level {_shown(level)}]")
 
 
 def level_of(number: int) -> str:

@@ -6,7 +6,8 @@ with O_APPEND, which children may share. Only what is lost is counted under a lo
 Lost (and counted) is what the disk refuses, and what the agent asks writers to drop by the pressure byte,
 because the spool has reached its bound. The count is reported as `loss`, a signal, as soon as a record gets
 through, and when the process ends; while log lines are dropped but signals still have room, it is told in
-growing portions (1, 2, 4, 8 …), so that a process that is killed has told half of it at least.
+growing portions (1, 2, 4, 8 …), so that a process that is killed has told half of it at least. What even then
+has no room in the rank's file is told to `theorbo launch`, which has room of its own.
 """
 
 from __future__ import annotations
@@ -114,11 +115,33 @@ class Reporter:
                 self._tell_at_exit()
 
     def _tell_at_exit(self) -> None:
-        atexit.register(self.tell_losses)
+        atexit.register(self._tell_last)
         # A child that multiprocessing has forked ends by os._exit, but runs these.
         multiprocessing_util = sys.modules.get("multiprocessing.util")
         if multiprocessing_util is not None:
-            multiprocessing_util.Finalize(None, self.tell_losses, exitpriority=0)
+            multiprocessing_util.Finalize(None, self._tell_last, exitpriority=0)
+
+    def _tell_last(self) -> None:
+        """What has no room in our file goes through the pipe of the thin parents; see `wrapper.RANKS_PIPE`."""
+        self.tell_losses()
+        if not self._untold:
+            return
+        from theorbo.task_runtime.wrapper import RANKS_PIPE
+
+        try:
+            pipe = os.open(os.path.join(self._spool, RANKS_PIPE), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # noqa: PTH118
+        except OSError:
+            return  # the launch has died, or never was
+        try:
+            with self._lock:
+                for (stream, why), count in list(self._lost.items()):
+                    os.write(pipe, f"lost {stream} {count} {why}\n".encode())
+                    del self._lost[stream, why]
+                    self._untold -= count
+        except OSError:
+            return
+        finally:
+            os.close(pipe)
 
     def _append(self, record: bytes) -> None:
         try:

@@ -8,7 +8,8 @@ Rules:
    to its counts. The last settled mark is the checkpoint of the file; what lies before it may be freed.
 3. A file that has become smaller was truncated by its program (`> /dev/stderr` in a shell script does that).
    Reading goes on from its beginning, with the counts so far, but only once everything read before is
-   settled: until then the checkpoint names a place that a second agent could not read again.
+   settled and the checkpoint that says so is written: until then a second agent would number what follows
+   like what is in the journal already, and the broker would drop it.
 """
 
 from __future__ import annotations
@@ -51,6 +52,9 @@ class SpoolFile:
         self.counts = dict(settled.counts)
         self._marks: deque[Mark] = deque()
         self._start_over = False
+        self._saved_counts = settled.counts
+        self.wants_checkpoint = False
+        """Whether nothing more is read before the checkpoint is written."""
         self._reader = self._new_reader(settled.offset)
 
     def _new_reader(self, offset: int) -> RecordReader | LineReader:
@@ -64,7 +68,7 @@ class SpoolFile:
     @property
     def unread(self) -> int:
         """How many bytes may be read next, in one go."""
-        if self.finished or self._start_over:
+        if self.finished or self._start_over or self.wants_checkpoint:
             return 0
         limit = READ_BYTES if self.channel is None else OUTPUT_READ_BYTES
         return min(max(0, self.size - self._reader.next_read), limit)
@@ -72,7 +76,7 @@ class SpoolFile:
     @property
     def read_to_end(self) -> bool:
         """Whether everything there was when last looked at has been read."""
-        return not self._start_over and self._reader.next_read >= self.size
+        return not self._start_over and not self.wants_checkpoint and self._reader.next_read >= self.size
 
     @property
     def is_settled(self) -> bool:
@@ -124,6 +128,7 @@ class SpoolFile:
         if self._start_over and not self._marks:
             self._start_over = False
             self.settled = Mark(0, dict(self.counts))
+            self.wants_checkpoint = self._saved_counts != self.counts
             self.freed = 0
             self._reader = self._new_reader(0)
 
@@ -136,6 +141,11 @@ class SpoolFile:
         """The last settled mark, for the checkpoint file."""
         counts = {channel.text: count for channel, count in self.settled.counts.items()}
         return {"offset": self.settled.offset, "counts": counts}
+
+    def checkpoint_written(self) -> None:
+        """The checkpoint file says what `checkpoint` says now."""
+        self._saved_counts = self.settled.counts
+        self.wants_checkpoint = False
 
 
 def parse_checkpoint(fields: Any) -> Mark:

@@ -101,6 +101,8 @@ class Supervision:
         """All ranks that have started, also those that have ended."""
         self.statuses: dict[int, int] = {}
         """How ranks have ended: exit status, or minus the signal."""
+        self.unrecorded: dict[int, int] = {}
+        """Why the ends of ranks do not stand in their files: the number of an error."""
         self._has_launcher = has_launcher
         self._grace_s = grace_s
         self._agent_deaths = 0
@@ -161,9 +163,11 @@ class Supervision:
         self.ranks[rank.rank] = rank
         self._launcher_by.pop(_GONE, None)
 
-    def rank_ended(self, rank: int, status: int, now: float) -> None:
-        """A thin parent says how its program ended."""
+    def rank_ended(self, rank: int, status: int, error: int, now: float) -> None:
+        """A thin parent says how its program ended. `error`: why that could not be recorded, 0 if it was."""
         self.statuses[rank] = status
+        if error:
+            self.unrecorded[rank] = error
         if status != 0:
             self._launcher_by.setdefault(f"rank {rank} ended badly and others did not follow", now + SIBLINGS_S)
 

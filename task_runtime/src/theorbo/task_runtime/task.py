@@ -23,8 +23,9 @@ class Task:
 
     `theorbo run peaks.py:FindPeaks` runs it on a bus; `FindPeaks({"threshold": 3.0}).run()` does so by hand.
 
-    A subclass may have a class `Parameters`: a pydantic model of whatever version, a dataclass, or any class
-    that takes keyword arguments. Without one, parameters are a plain namespace of the values that were given.
+    A subclass may have a class `Parameters`: a pydantic model of whatever version, a dataclass (whose types are
+    checked where the Task's environment has pydantic), or any class that takes keyword arguments. Without one,
+    parameters are a plain namespace of the values that were given.
     """
 
     use_mpi: bool = False

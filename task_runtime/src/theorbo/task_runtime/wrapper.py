@@ -14,6 +14,7 @@ Run as `PYTHON -I -S wrapper.py -- PROGRAM ARGUMENTS…` by `theorbo launch`, mp
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import signal
@@ -34,8 +35,10 @@ which is no rank, has it too."""
 
 RANKS_PIPE = "ranks.pipe"
 """A FIFO in the spool. Thin parents hold it open while they live and write a line when their program has
-started (`started RANK PID PARENT GROUP TICKS`) and ended (`ended RANK STATUS`, negative: by that signal), so
-that `theorbo launch` sees what becomes of ranks that are not its children, and when all have gone."""
+started (`started RANK PID PARENT GROUP TICKS`) and ended (`ended RANK STATUS ERRNO`; STATUS negative: by that
+signal; ERRNO not 0: why its end record could not be appended), so that `theorbo launch` sees what becomes of
+ranks that are not its children, and when all have gone. A program that ends with losses that no file had room
+for writes `lost STREAM COUNT WHY` for each (see `reporter`)."""
 
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
@@ -149,12 +152,16 @@ class _Reporting:
             fields["exit_code"] = status
         if usage:
             fields.update(user_s=usage.ru_utime, system_s=usage.ru_stime, max_rss_bytes=usage.ru_maxrss * 1024)
-        self._append(**fields)
-        self._note(f"ended {self._rank} {status}")
+        number = self._append(**fields)
+        self._note(f"ended {self._rank} {status} {number}")
 
-    def _append(self, **fields: Any) -> None:
-        with contextlib.suppress(OSError):
+    def _append(self, **fields: Any) -> int:
+        """0, or the number of the error."""
+        try:
             append(self._records, encode_record(fields))
+        except OSError as error:
+            return error.errno or errno.EIO
+        return 0
 
     def _note(self, line: str) -> None:  # short enough to be written as a whole
         if self._pipe >= 0:
