@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import queue
 from collections.abc import Iterator
 from pathlib import Path
@@ -161,3 +162,31 @@ class TestConversation:
         bus.give(ChunkRead(wish.peer, wish.header, 0, None))
         assert bus.refusals(b"O") == ["unknown_attachment"]
         assert bus.to(b"O", Command.REFUSED)[0].header.request == 4
+
+
+def test_a_wrong_size_for_a_digest_that_is_there_is_refused(shelf):
+    """It would be noted for the execution; whoever fetched the attachment would find it damaged."""
+    shelf.store(0, PAYLOAD)
+    assert shelf.store(0, b"", WHOLE._replace(size=5)).refusal[0] == "malformed"
+    assert shelf.store(0, b"", WHOLE._replace(size=ATTACHMENT_BYTES)).refusal[0] == "malformed"
+    assert shelf.store(0, b"").complete
+
+
+def test_the_names_of_new_directories_reach_the_disk_too(shelf, tmp_path, monkeypatch):
+    synced = []
+    fsync = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: (synced.append(os.readlink(f"/proc/self/fd/{descriptor}")), fsync(descriptor))
+    )
+    shelf.store(0, PAYLOAD)
+    directory = tmp_path / "attachments"
+    assert synced[1:] == [str(directory), str(directory / DIGEST.hex()[:2])]
+
+
+def test_a_part_that_a_crash_has_damaged_is_asked_for_again(shelf, tmp_path):
+    """REFUSED would make the agent give the attachment up: parts are not synced, zeros may be left of them."""
+    part = tmp_path / "attachments" / "parts" / f"{RUN.hex()}-{DIGEST.hex()}"
+    part.write_bytes(bytes(10000))
+    again = shelf.store(10000, PAYLOAD[10000:])
+    assert (again.received, again.complete, again.refusal) == (0, False, None)
+    assert shelf.store(0, PAYLOAD).complete

@@ -2,11 +2,23 @@ from __future__ import annotations
 
 import pytest
 
-from theorbo.broker.values import Append, Keep, Tick
+from theorbo.broker.values import Append, Keep, Tick, Unsent
 from theorbo.schemas import events
 from theorbo.schemas.frames import HEADER_BYTES, Command, Flag, Header, Message, decode_json, encode_json
-from theorbo.schemas.limits import LOST_S, RECENT_S, REFUSALS_LOGGED, SILENT_S, SUSPECT_S
-from theorbo.schemas.names import BROKER, EXECUTOR, LAUNCHER, Channel
+from theorbo.schemas.limits import (
+    BATCH_BYTES,
+    BATCH_EVENTS,
+    LOST_S,
+    MESSAGE_BYTES,
+    READS_PER_PEER,
+    RECENT_S,
+    RECORD_BYTES,
+    REFUSALS_LOGGED,
+    SILENT_S,
+    SUSPECT_S,
+)
+from theorbo.schemas.names import BROKER, EXECUTOR, LAUNCHER, Channel, Source, SourceKind
+from theorbo.schemas.records import encode_record, split_body
 
 from .bus import AGENT, RANK, RUN, SUBMITTED, Bus, decoded, log, put, record
 
@@ -360,7 +372,7 @@ class TestState:
         bus.say(b"A", put(RANK, SIGNALS, 1, record("rank_ended", exit_code="well"), b"\x1e{no json}\n"))
         bus.say(b"A", put(AGENT, SIGNALS, 1, record("agent_closed", streams={"no stream": 1})))
         bus.settle()
-        assert [note.fields["source"] for note in bus.notes] == ["rank:0", "rank:0", "agent:0"]
+        assert [note.fields["source"] for note in bus.notes] == ["rank:0", "agent:0"]
         assert bus.states() == []
         assert len(bus.to(b"A", Command.ACK)) == 2
 
@@ -615,3 +627,157 @@ def test_every_append_gets_the_next_sequence(bus):
     appended = [instruction.batch.sequence for instruction in bus.instructions if isinstance(instruction, Append)]
     assert appended == list(range(1, len(appended) + 1))
     assert [event.kind for event in decoded(bus.journal[0].body)] == ["execution_submitted"]
+
+
+class TestAbsurdFields:
+    @pytest.mark.parametrize("time", [float("nan"), float("inf"), float("-inf")])
+    def test_a_submission_at_no_time_is_refused(self, bus, time):
+        """SQLite takes NaN for NULL: the journal would try to commit it for ever, and nothing else."""
+        bus.hello(b"E", "executor", RUN)
+        absurd = encode_record({"kind": "execution_submitted", "time": time, "task": "t", "user": "u", "host": "h"})
+        bus.say(b"E", put(EXECUTOR, SIGNALS, 1, absurd))
+        assert bus.refusals(b"E") == ["malformed"]
+        assert not bus.kept
+
+    def test_a_submission_of_absurdly_many_ranks_is_refused(self, bus):
+        """The broker would list all that have no end record: out of memory, and again after each restart."""
+        bus.hello(b"E", "executor", RUN)
+        bus.say(
+            b"E", put(EXECUTOR, SIGNALS, 1, record("execution_submitted", task="t", user="u", host="h", ranks=10**12))
+        )
+        assert bus.refusals(b"E") == ["malformed"]
+
+    def test_an_absurd_loss_changes_nothing(self, bus):
+        """Two numbers of 4300 digits have a sum that Python does not write down: no LIST was answered any more."""
+        bus.submit()
+        absurd = b'\x1e{"kind":"loss","time":1.0,"stream":"rank:0/log","count":' + b"9" * 4300 + b',"detail":"x"}\n'
+        bus.say(b"E", put(EXECUTOR, SIGNALS, 2, absurd, absurd))
+        bus.settle()
+        bus.hello(b"O", "observer")
+        bus.say(b"O", Message(Command.LIST, Header(request=3), b"{}"))
+        (answer,) = bus.to(b"O", Command.LISTING)
+        assert decode_json(answer.body)["executions"][0]["lost"] == 0
+
+
+class TestLargeListings:
+    def test_a_listing_fits_into_a_message(self, bus):
+        """A thousand views with the hosts of a hundred nodes each do not; the connection would be closed."""
+        hosts = [f"node{number:04d}.facility.example.org" for number in range(100)]
+        for number in range(1000):
+            execution = number.to_bytes(16, "big")
+            view = {"execution": execution.hex(), "submitted": float(number), "hosts": hosts}
+            bus.kept[execution] = Keep(execution, float(number), 2.0, view)
+        bus.hello(b"O", "observer")
+        bus.say(b"O", Message(Command.LIST, Header(request=3), encode_json(all=True)))
+        (answer,) = bus.to(b"O", Command.LISTING)
+        fields = decode_json(answer.body)
+        assert len(answer.body) <= MESSAGE_BYTES
+        assert fields["more"]
+        assert [view["submitted"] for view in fields["executions"][:2]] == [999.0, 998.0]
+
+
+class TestFullQueues:
+    @pytest.mark.parametrize("lost", [slice(0, None), slice(1, None), slice(2, None)])
+    def test_what_did_not_leave_before_the_end_is_given_again_and_so_is_the_end(self, bus, lost):
+        bus.submit()
+        bus.say(b"A", put(RANK, LOG, 1, log("x")))
+        bus.settle()
+        bus.hello(b"O", "observer")
+        bus.sent.clear()
+        bus.say(b"O", Message(Command.READ, Header(request=7, execution=RUN), b"{}"))
+        sent = [send.message for send in bus.sent]
+        assert [message.command for message in sent] == [b"EVENTS", b"EVENTS", b"END"]
+        bus.sent.clear()
+        for message in sent[lost]:
+            bus.give(Unsent(b"O", message, gone=False))
+        bus.pass_time(1)
+        again = [send.message for send in bus.sent if send.peer == b"O"]
+        assert again == sent[lost]
+        bus.sent.clear()
+        bus.pass_time(2)
+        assert bus.sent == []
+
+
+class TestAgentsThatAreGone:
+    def ended(self, bus):
+        bus.submit()
+        bus.say(b"A", put(AGENT, SIGNALS, 1, record("agent_started", host="node1")))
+        bus.say(b"A", put(RANK, SIGNALS, 1, record("rank_started", host="node1")))
+        bus.say(b"E", put(EXECUTOR, SIGNALS, 2, record("launcher_gone", reason="killed")))
+        bus.settle()
+
+    def test_an_executor_that_listens_does_not_wait_for_ever_for_agents_that_died_with_their_launcher(self, bus):
+        self.ended(bus)
+        bus.pass_time(LOST_S - 5, heard=(b"E",))
+        assert bus.states() == ["RUNNING"]
+        bus.pass_time(10, heard=(b"E",))
+        assert bus.states() == ["RUNNING", "LOST"]
+
+    def test_an_agent_that_still_delivers_is_waited_for(self, bus):
+        self.ended(bus)
+        bus.pass_time(3 * LOST_S, heard=(b"E", b"A"))
+        assert bus.states() == ["RUNNING"]
+
+    def test_a_broker_that_was_stalled_expires_nobody(self, bus):
+        self.ended(bus)
+        bus.now += 10 * LOST_S
+        bus.pass_time(5, heard=(b"E",))
+        assert bus.states() == ["RUNNING"]
+
+
+class TestFloodsOfSignals:
+    def test_one_message_has_a_bounded_number_of_records(self, bus):
+        """A million empty ones in 2 MiB took ten seconds, and a million lines of the log."""
+        bus.submit()
+        header = Header(execution=RUN, channel=SIGNALS, source=AGENT, first=1, count=BATCH_EVENTS + 1)
+        bus.say(b"A", Message(Command.PUT, header, b"\x1e\n" * header.count))
+        assert bus.refusals(b"A") == ["too_large"]
+
+    def test_malformed_signals_of_one_batch_are_one_line_of_the_log(self, bus):
+        bus.submit()
+        bus.notes.clear()
+        bus.say(b"A", put(AGENT, SIGNALS, 1, *[b"\x1e{}\n"] * 100))
+        bus.settle()
+        (note,) = bus.notes
+        assert note.fields["signals"] == 100
+
+    def test_each_record_has_its_own_end(self, bus):
+        bus.submit()
+        bus.say(b"A", put(AGENT, SIGNALS, 1, b"\x1e", b"\x1e\n\n"))
+        assert bus.refusals(b"A") == ["malformed"]
+
+
+def test_the_conservation_record_of_very_many_streams_is_several(bus):
+    """That of 10,000 ranks was larger than any message may be: no Executor would have heard of the end."""
+    bus.submit()
+    for rank in range(2000):
+        for channel in (SIGNALS, LOG, Channel.STDOUT):
+            bus.say(b"A", put(Source(SourceKind.RANK, rank), channel, 1, log("x")))
+    bus.settle()
+    bus.pass_time(LOST_S + 5)
+    own = [batch for batch in bus.journal if batch.source == BROKER]
+    assert max(len(batch.body) for batch in own) <= BATCH_BYTES
+    assert max(len(text) for batch in own for text in split_body(batch.body)) < RECORD_BYTES
+    *conserved, lost = bus.own_events()
+    assert lost.state == "LOST"
+    assert sum(len(event.streams) for event in conserved) == 6001
+    assert bus.kept[RUN].view["state"] == "LOST"
+
+
+class TestFloodsOfReads:
+    def test_a_peer_has_a_bounded_number_of_cursors(self, bus):
+        """5000 READs of one peer kept another one waiting for seconds, and filled 1.9 GB with what was read."""
+        bus.hello(b"O", "observer")
+        for request in range(1, READS_PER_PEER + 3):
+            bus.say(b"O", Message(Command.READ, Header(request=request), b'{"follow":true}'))
+        assert bus.refusals(b"O") == ["not_allowed"] * 2
+        bus.say(b"O", Message(Command.CLOSE, Header(request=1)))
+        bus.say(b"O", Message(Command.READ, Header(request=1000), b'{"follow":true}'))
+        assert len(bus.refusals(b"O")) == 2
+
+    def test_a_number_that_is_in_use_is_refused(self, bus):
+        """What had been read for the first of them went to the second."""
+        bus.hello(b"O", "observer")
+        bus.say(b"O", Message(Command.READ, Header(request=1), b'{"follow":true,"channels":["log"]}'))
+        bus.say(b"O", Message(Command.READ, Header(request=1), b'{"follow":true,"channels":["signals"]}'))
+        assert bus.refusals(b"O") == ["malformed"]

@@ -4,6 +4,8 @@ import os
 import queue
 import sqlite3
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -365,3 +367,70 @@ class TestRetention:
         assert b"orphan" not in files.stored
         assert b"shared" in files.stored
         opened.journal.close(10)
+
+
+@pytest.mark.parametrize(("first", "last"), [(6, 5), (7, 9), (100, 200)])
+def test_nothing_is_found_where_there_is_nothing(opened, first, last):
+    """A cursor whose range ended in mid-batch, or began beyond the head, went on for ever with empty EVENTS."""
+    opened.write(keep(), batch(1, 1, "a", "b", "c"), batch(2, 4, "d", "e", "f"))
+    assert opened.journal.read(ReadJournal(b"O", 1, RUN, frozenset({LOG}), 0, first, last, 1), 2).batches == []
+
+
+def test_retention_works_under_load_too(path, monkeypatch):
+    """When each commit found the next items waiting, its turn never came, and the disk filled."""
+    stepped = threading.Event()
+    commit = Journal._commit
+
+    def slow(self, writer, items):
+        time.sleep(0.01)  # an fsync
+        return commit(self, writer, items)
+
+    class Stepping(Retention):
+        def step(self, writer: sqlite3.Connection) -> bool:
+            stepped.set()
+            return False
+
+    monkeypatch.setattr(Journal, "_commit", slow)
+    monkeypatch.setattr("theorbo.broker.journal.RETENTION_S", 0.1)
+    reports: queue.Queue[object] = queue.Queue()
+    journal = Journal(path, Stepping(1e12, 1 << 40, Files(), reports.put), reports.put)
+    until = time.monotonic() + 2.0
+    sequence = 0
+    while time.monotonic() < until:
+        if sequence == 100:
+            stepped.clear()  # steps before the load do not count
+        sequence += 1
+        journal.submit([batch(sequence, sequence, "x")])
+        time.sleep(0.001)
+    assert stepped.is_set()
+    assert journal.close(10)
+
+
+def test_sequences_are_not_given_again_when_retention_has_removed_the_last(path):
+    """A reader that had come to 500 would not be given the next 499."""
+    opened = Opened(path)
+    for sequence in range(1, 500):
+        opened.journal.submit([batch(sequence, sequence, "x")])
+    opened.write(keep(ended=100.0), batch(500, 500, "x"))
+    opened.journal.close(10)
+    opened = Opened(path, age_s=1000.0)
+    opened.wait_for(Note)
+    opened.journal.close(10)
+    opened = Opened(path)
+    assert read_all(opened.journal) == []
+    assert opened.journal.last_sequence == 500
+    opened.journal.close(10)
+
+
+def test_a_second_removal_does_not_set_the_sequences_back(path):
+    opened = Opened(path)
+    opened.write(keep(OTHER, ended=200.0), batch(1, 1, "x", execution=OTHER))
+    opened.write(keep(ended=100.0), batch(2, 1, "x"))
+    opened.journal.close(10)
+    opened = Opened(path, age_s=1000.0)
+    opened.wait_for(Note)
+    opened.wait_for(Note)
+    opened.journal.close(10)
+    opened = Opened(path)
+    assert opened.journal.last_sequence == 2
+    opened.journal.close(10)

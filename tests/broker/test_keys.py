@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from theorbo.broker.keys import AuthorizedKeys, broker_key
+from theorbo.broker.keys import AUTHORIZED_KEYS, AuthorizedKeys, broker_key
 from theorbo.schemas.errors import UsageError
 from theorbo.schemas.link import user_key
 
@@ -43,3 +43,15 @@ def test_a_mistake_that_is_made_later_leaves_the_former_list_in_force(tmp_path):
     (tmp_path / "authorized_keys").write_text("half a li")
     os.utime(tmp_path / "authorized_keys", (1, 1))
     assert keys.name_of(user_key().public.encode())
+
+
+def test_a_list_that_is_no_text_changes_nothing(tmp_path):
+    """In the thread that answers libzmq an exception would lock everybody out, until the next start."""
+    keys = AuthorizedKeys(tmp_path)
+    path = tmp_path / AUTHORIZED_KEYS
+    (mine,) = (line.split()[1] for line in path.read_text().splitlines() if not line.startswith("#"))
+    path.write_bytes(path.read_bytes() + b"caf\xe9 " + b"k" * 40)
+    os.utime(path, (1, 1))
+    assert keys.name_of(mine.encode()) is not None
+    with pytest.raises(UsageError, match="UTF-8"):
+        AuthorizedKeys(tmp_path)

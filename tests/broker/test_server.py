@@ -19,7 +19,7 @@ from tests.conftest import RunningBroker
 from theorbo.schemas.connection import Connection, KeyPair, key_file
 from theorbo.schemas.errors import Unavailable
 from theorbo.schemas.frames import Command, Header, Message, decode_json, encode_json
-from theorbo.schemas.limits import EMBEDDED_IDLE_S, MESSAGE_BYTES
+from theorbo.schemas.limits import BATCH_EVENTS, EMBEDDED_IDLE_S, MESSAGE_BYTES
 from theorbo.schemas.link import configure, open_link, start_own_broker
 from theorbo.schemas.names import EXECUTOR, Channel, topic
 from theorbo.schemas.records import split_body
@@ -212,7 +212,9 @@ class TestRestart:
             there = executor.texts()
             assert len(there) >= acknowledged
             assert there == [f"line {number}" for number in range(1, len(there) + 1)]
-            executor.put_and_wait(RANK, LOG, acknowledged + 1, *lines(acknowledged + 1, first - acknowledged))
+            for again in range(acknowledged + 1, first + 1, BATCH_EVENTS):
+                executor.put(RANK, LOG, again, *lines(again, min(BATCH_EVENTS, first + 1 - again)))
+            executor.until(lambda: executor.acknowledged(RANK, LOG) >= first, "the last acknowledgement")
             (view,) = executor.list()
             assert view["heads"]["log"] == first
 
@@ -449,3 +451,26 @@ def test_numbers_at_the_end_of_their_range_end_nothing(broker):
     with submitted(broker.connection_file) as executor:
         executor.link.send(put(RANK, LOG, 2**64 - 2, log("far away"), execution=executor.execution))
         executor.put_and_wait(RANK, LOG, 1, log("near"))
+
+
+def test_a_broker_whose_connection_file_is_elsewhere_is_told_and_not_tried_for_ever(isolation, tmp_path, monkeypatch):
+    """It holds the lock of the user's own state directory: each start of another one finds it busy."""
+    monkeypatch.setattr("theorbo.schemas.link.CONNECT_S", 2.0)
+    elsewhere = tmp_path / "elsewhere.json"
+    process = subprocess.Popen(
+        [
+            sys.executable, "-m", "theorbo.broker", "--state", str(isolation / "state"),
+            "--bind", "tcp://127.0.0.1:0", "--connection", str(elsewhere),
+        ],
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + DEADLINE_S
+        while not elsewhere.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        with pytest.raises(Unavailable, match="another broker"):
+            open_link(None, "observer")
+    finally:
+        process.terminate()
+        process.wait(DEADLINE_S)

@@ -34,6 +34,8 @@ class Attachments:
             raise Unavailable(f"cannot make directory {self._parts}: {error.strerror}") from None
         self._report = report
         self._work: queue.SimpleQueue[tuple[StoreChunk | ReadChunk | bytes, int | None] | None] = queue.SimpleQueue()
+        self._begun: set[Path] = set()
+        """Parts whose every byte came to this run of the broker."""
         self._promised: dict[bytes, float] = {}
         """When something was reported complete: a reference to it may be on its way to the journal."""
         self._thread = threading.Thread(target=self._run, name="attachments", daemon=True)
@@ -83,12 +85,18 @@ class Attachments:
         reference, offset, data = wish.chunk
         part = self._parts / f"{reference.execution.hex()}-{reference.sha256.hex()}"
         try:
-            if self._place(reference.sha256).exists():
-                return ChunkStored(wish.peer, reference, reference.size, complete=True)
+            with contextlib.suppress(FileNotFoundError):
+                size = self._place(reference.sha256).stat().st_size
+                if size != reference.size:
+                    why = f"attachment {reference.sha256.hex()} has {size} bytes, not {reference.size}"
+                    return ChunkStored(wish.peer, reference, 0, complete=False, refusal=(ErrorCode.MALFORMED, why))
+                return ChunkStored(wish.peer, reference, size, complete=True)
             descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             with open(descriptor, "r+b") as file:  # noqa: PTH123 - a descriptor, not a path
                 received = os.fstat(descriptor).st_size
                 if offset == received and data:
+                    if received == 0:
+                        self._begun.add(part)
                     received = file.seek(0, os.SEEK_END) + file.write(data[: reference.size - received])
                     file.flush()
                 if received < reference.size:
@@ -102,16 +110,20 @@ class Attachments:
     def _complete(self, peer: bytes, reference: Reference, part: Path) -> ChunkStored:
         with part.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").digest()
+        begun_here = part in self._begun
+        self._begun.discard(part)
         if digest != reference.sha256:
             part.unlink()
+            if not begun_here:  # the machine may have crashed over it: the sender begins again
+                return ChunkStored(peer, reference, 0, complete=False)
             why = f"attachment {reference.sha256.hex()} has digest {digest.hex()}; it is to be sent again"
             return ChunkStored(peer, reference, 0, complete=False, refusal=(ErrorCode.MALFORMED, why))
         place = self._place(reference.sha256)
-        place.parent.mkdir(exist_ok=True, mode=0o700)
+        if not place.parent.exists():
+            place.parent.mkdir(mode=0o700)
+            _sync(self._directory)
         part.rename(place)
-        descriptor = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        _sync(place.parent)
         return ChunkStored(peer, reference, reference.size, complete=True)
 
     def _read(self, wish: ReadChunk, size: int | None) -> ChunkRead:
@@ -139,3 +151,12 @@ class Attachments:
             for part in self._parts.iterdir():
                 if time.time() - part.stat().st_mtime > PART_S:
                     part.unlink()
+
+
+def _sync(directory: Path) -> None:
+    """The names in a directory reach the disk."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

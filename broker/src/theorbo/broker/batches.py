@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from theorbo.broker.values import Batch
 from theorbo.schemas.errors import ProtocolError
 from theorbo.schemas.frames import ErrorCode, Header
-from theorbo.schemas.limits import LIVE_BYTES, RECORD_BYTES
+from theorbo.schemas.limits import BATCH_EVENTS, LIVE_BYTES, RECORD_BYTES
 from theorbo.schemas.names import SourceKind
 from theorbo.schemas.records import LF, RS
 
@@ -18,8 +18,10 @@ def check(header: Header, body: bytes) -> None:
         raise ProtocolError(ErrorCode.MALFORMED, "PUT wants a channel, a source, and first and count from 1")
     if header.source.kind is SourceKind.BROKER:
         raise ProtocolError(ErrorCode.NOT_ALLOWED, "only the broker reports as the broker")
+    if header.count > BATCH_EVENTS:
+        raise ProtocolError(ErrorCode.TOO_LARGE, f"PUT of {header.count} records; at most {BATCH_EVENTS}")
     records, ends = body.count(RS), body.count(LF)
-    if not records == ends == header.count or body[:1] != RS or body[-1:] != LF:
+    if not records == ends == header.count or body.count(LF + RS) != records - 1 or body[:1] != RS or body[-1:] != LF:
         raise ProtocolError(
             ErrorCode.MALFORMED, f"PUT says {header.count} records, its body has {records} RS and {ends} LF"
         )

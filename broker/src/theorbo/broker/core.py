@@ -235,6 +235,8 @@ class Core:
         execution = self._executions.get(session.execution)
         if execution and session.role != "observer":
             execution.heard(session.name, now)
+            if session.role == "agent":
+                execution.agents_heard_at = now
 
     def _bye(self, session: Session) -> list[Instruction]:
         execution = self._executions.get(session.execution)
@@ -298,10 +300,11 @@ class Core:
     def _observe(self, execution: Execution, batch: Batch, now: float) -> list[Instruction]:
         """What committed signals lead to beside a change of state: control for agents, words for the log."""
         out: list[Instruction] = []
-        known = len(execution.controls)
-        for invalid in execution.observe(batch):
-            fields = {"execution": execution.id.hex(), "source": str(batch.source), "problem": invalid.problem}
-            out.append(Note("warning", "a signal is malformed; it is kept, and changes nothing", fields))
+        known, before = len(execution.controls), execution.state
+        if invalid := execution.observe(batch):
+            fields = {"execution": execution.id.hex(), "source": str(batch.source), "problem": invalid[0].problem}
+            text = "signals are malformed; they are kept, and change nothing"
+            out.append(Note("warning", text, {**fields, "signals": len(invalid)}))
         agents = [
             session.peer
             for session in self._sessions.values()
@@ -309,7 +312,7 @@ class Core:
         ]
         for control in execution.controls[known:]:
             out += [Send(peer, Message(Command.CONTROL, *control)) for peer in agents]
-        if batch.source == BROKER:
+        if execution.state is not before:
             fields = {"execution": execution.id.hex(), "state": str(execution.state), "reason": execution.reason}
             out.append(Note("info", "state changed", fields))
             out += self._keep(execution, now)
@@ -370,6 +373,9 @@ class Core:
             return []
         if not execution.decided.final and now - execution.heard_at >= LOST_S:
             reason = f"neither Executor nor agents have been heard for {LOST_S:.0f} s"
+            return [*self._deliveries.own(execution, execution.give_up(reason, now))]
+        if not execution.decided.final and execution.evidence.ended and now - execution.agents_heard_at >= LOST_S:
+            reason = f"the launcher has ended, and agents that have not delivered all were not heard for {LOST_S:.0f} s"
             return [*self._deliveries.own(execution, execution.give_up(reason, now))]
         if execution.state.final and now - execution.changed_at >= RECENT_S:
             del self._executions[execution.id]

@@ -13,7 +13,7 @@ from theorbo.broker.batches import cut
 from theorbo.broker.values import Batch, Instruction, JournalRead, ReadJournal, Send, Unsent
 from theorbo.schemas.errors import ProtocolError
 from theorbo.schemas.frames import NO_EXECUTION, Command, ErrorCode, Header, Message, decode_json
-from theorbo.schemas.limits import CREDIT_BYTES, JOURNAL_READ_BYTES
+from theorbo.schemas.limits import CREDIT_BYTES, JOURNAL_READ_BYTES, READS_PER_PEER
 from theorbo.schemas.names import Channel
 
 
@@ -117,10 +117,18 @@ class Cursors:
 
     def __init__(self) -> None:
         self._cursors: dict[tuple[bytes, int], Cursor] = {}
+        self._ended: dict[tuple[bytes, int], Cursor] = {}
+        """Those whose END was sent just now: it may come back as unsent."""
 
     def read(self, peer: bytes, message: Message) -> list[Instruction]:
         """READ. Raises ProtocolError."""
         cursor = Cursor(peer, message.header, decode_json(message.body))
+        if cursor.key in self._cursors:
+            raise ProtocolError(
+                ErrorCode.MALFORMED, f"READ {cursor.request} is under way; CLOSE it, or take a new number"
+            )
+        if sum(key[0] == peer for key in self._cursors) >= READS_PER_PEER:
+            raise ProtocolError(ErrorCode.NOT_ALLOWED, f"more than {READS_PER_PEER} READs at the same time; CLOSE some")
         self._cursors[cursor.key] = cursor
         return cursor.read_on()
 
@@ -178,12 +186,17 @@ class Cursors:
         if cursor.follow:
             cursor.live = True
             return out
-        del self._cursors[cursor.key]
+        self._ended = {cursor.key: self._cursors.pop(cursor.key)}
         return [*out, cursor.end()]
 
     def unsent(self, it: Unsent) -> None:
         """A message to a reader did not leave, for its queue is full. It reads on at the next tick."""
-        cursor = self._cursors.get((it.peer, it.message.header.request))
+        if it.message.command not in (Command.EVENTS, Command.END):
+            return
+        key = it.peer, it.message.header.request
+        if key in self._ended:
+            self._cursors[key] = self._ended.pop(key)
+        cursor = self._cursors.get(key)
         if cursor and it.message.command == Command.EVENTS:
             cursor.unsent(it.message)
 

@@ -14,7 +14,7 @@ from theorbo.broker.values import Append, Batch, Send
 from theorbo.schemas import events
 from theorbo.schemas.errors import ProtocolError
 from theorbo.schemas.frames import Command, ErrorCode, Flag, Header, Message
-from theorbo.schemas.limits import PENDING_JOURNAL_BYTES, REWIND_S
+from theorbo.schemas.limits import BATCH_BYTES, PENDING_JOURNAL_BYTES, REWIND_S
 from theorbo.schemas.names import BROKER, EXECUTOR, Channel, Source, checked_name
 from theorbo.schemas.records import drop_first, split_body
 
@@ -62,10 +62,17 @@ class Deliveries:
         return Append(execution.accept(self._sequence, source, channel, count, body))
 
     def own(self, execution: Execution, records: list[bytes]) -> list[Append]:
-        """Events of the broker's own, if there are any."""
-        if not records:
-            return []
-        return [self.append(execution, BROKER, Channel.SIGNALS, len(records), b"".join(records))]
+        """Events of the broker's own, if there are any; in several batches where one would be too large."""
+        out: list[Append] = []
+        group: list[bytes] = []
+        for record in records:
+            if group and sum(map(len, group)) + len(record) > BATCH_BYTES:
+                out.append(self.append(execution, BROKER, Channel.SIGNALS, len(group), b"".join(group)))
+                group = []
+            group.append(record)
+        if group:
+            out.append(self.append(execution, BROKER, Channel.SIGNALS, len(group), b"".join(group)))
+        return out
 
     def committed(self, execution: Execution, batch: Batch) -> StreamHead:
         """A batch is on disk."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from theorbo.broker.values import Batch, Past
 from theorbo.schemas import events
 from theorbo.schemas.frames import Flag, Header
+from theorbo.schemas.limits import CONSERVED_STREAMS
 from theorbo.schemas.names import BROKER, EXECUTOR, Channel, Source, SourceKind, Stream, topic
 from theorbo.schemas.outcome import Evidence
 from theorbo.schemas.records import RS, encode_record, split_body
@@ -62,6 +63,7 @@ class Execution:
         self.contacts: dict[str, float] = {}
         """When each peer (`executor`, `agent:0` …) was last heard; who says BYE is taken out."""
         self.heard_at = now
+        self.agents_heard_at = now
         self.changed_at = now
         self._topics: dict[int, bytes] = {}
         self.ended_view: dict[str, Any] | None = None
@@ -183,39 +185,39 @@ class Execution:
             time=now, state=checked_transition(self.decided, after), previous=self.decided, reason=reason
         )
         self.decided = after
-        closing = [self._conservation(now)] if after.final else []
+        closing = self._conservation(now) if after.final else []
         return [encode_record(events.record_fields(event)) for event in (*closing, changed)]
 
-    def _conservation(self, now: float) -> events.Conservation:
+    def _conservation(self, now: float) -> list[events.Conservation]:
         reported = self.evidence.reported
         delivered = {
             Stream(source, Channel(channel)): head.committed
             for (source, channel), head in self.streams.items()
             if source != BROKER
         }
-        return events.Conservation(
-            time=now,
-            streams={
-                str(stream): (max(reported.get(stream, 0), delivered.get(stream, 0)), delivered.get(stream, 0))
-                for stream in sorted(reported.keys() | delivered.keys())
-            },
-            lost=self.evidence.lost_events,
-        )
+        streams = {
+            str(stream): (max(reported.get(stream, 0), delivered.get(stream, 0)), delivered.get(stream, 0))
+            for stream in sorted(reported.keys() | delivered.keys())
+        }
+        items = list(streams.items())
+        starts = range(0, max(1, len(items)), CONSERVED_STREAMS)
+        *before, last = (dict(items[start : start + CONSERVED_STREAMS]) for start in starts)
+        return [
+            *(events.Conservation(time=now, streams=part) for part in before),
+            events.Conservation(time=now, streams=last, lost=self.evidence.lost_events),
+        ]
 
     # --- peers ----------------------------------------------------------------------------------
 
     def heard(self, name: str | None, now: float) -> None:
-        """Somebody who speaks for the execution was heard. Once its launcher is gone an Executor that waits for
-        the end is no sign of life any more: only agents can tell of ranks.
-        """
-        if not (self.evidence.launcher_gone and name == str(EXECUTOR)):
-            self.heard_at = now
+        """Somebody who speaks for the execution was heard."""
+        self.heard_at = now
         if name:
             self.contacts[name] = now
 
     def renew(self, now: float) -> None:
         """Everybody has a new lease: it was the broker that did not listen."""
-        self.heard_at = now
+        self.heard_at = self.agents_heard_at = now
         self.contacts = dict.fromkeys(self.contacts, now)
 
     # --- words ----------------------------------------------------------------------------------

@@ -65,7 +65,11 @@ class Journal:
         self._file = path.stat()
         self.broker: str = self._reader.execute("SELECT value FROM meta WHERE name = 'broker'").fetchone()[0]
         """Identifies this journal for ever."""
-        self.last_sequence: int = self._reader.execute("SELECT coalesce(max(sequence), 0) FROM batches").fetchone()[0]
+        self.last_sequence: int = self._reader.execute(
+            "SELECT max(coalesce((SELECT max(sequence) FROM batches), 0),"
+            " coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'last_sequence'), 0))"
+        ).fetchone()[0]
+        """Also of what retention has removed: a sequence is never given twice."""
         self._queue: deque[Item] = deque()
         self._wake = threading.Condition()
         self._ending = threading.Event()
@@ -148,6 +152,8 @@ class Journal:
             return JournalRead(wish.peer, wish.request, wish.after, [], wish.after, str(error))
 
     def _read(self, wish: ReadJournal, through: int) -> JournalRead:
+        if wish.first_position > wish.last_position:  # all of the range has been given
+            return JournalRead(wish.peer, wish.request, wish.after, [], through)
         where, values = ["sequence <= ?"], list[Any]([through])
         order = "sequence"
         if wish.execution != NO_EXECUTION:
@@ -158,8 +164,8 @@ class Journal:
         if wish.first_position:
             begin = "SELECT max(position) FROM batches WHERE execution = ? AND channel = ? AND position <= ?"
             (channel,) = wish.channels or (0,)
-            where += [f"position >= coalesce(({begin}), 0)", "position <= ?"]
-            values += [wish.execution, channel, wish.first_position, wish.last_position]
+            where += [f"position >= coalesce(({begin}), 0)", "position + count > ?", "position <= ?"]
+            values += [wish.execution, channel, wish.first_position, wish.first_position, wish.last_position]
             order = "position"
         else:
             where.append("sequence > ?")
@@ -223,7 +229,9 @@ class Journal:
                 writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 self._clean = True
                 break
-            elif time.monotonic() >= retention_at:
+            if (
+                time.monotonic() >= retention_at and not self._ending.is_set()
+            ):  # also under load: it comes in small steps
                 retention_at = time.monotonic() + (0.0 if self._retention.step(writer) else RETENTION_S)
         writer.close()
 

@@ -42,6 +42,8 @@ class AuthorizedKeys:
             self._names = _parse(self._path, self._path.read_text())
         except OSError as error:
             raise UsageError(f"cannot read {self._path}: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{self._path} is no UTF-8: {error}") from None
 
     def name_of(self, key: bytes) -> str | None:
         """Whose key (Z85) it is, or None if it is not on the list. A list with a mistake changes nothing."""
@@ -50,7 +52,7 @@ class AuthorizedKeys:
             try:
                 self._names = _parse(self._path, self._path.read_text())
                 self._changed = stamp
-            except (UsageError, OSError):
+            except (UsageError, OSError, UnicodeDecodeError):
                 pass  # while somebody is editing it, the former list holds
         return self._names.get(key.decode("ascii", "replace"))
 

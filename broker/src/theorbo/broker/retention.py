@@ -64,6 +64,12 @@ class Retention:
             marked = self._next_to_go(writer)
             if marked is None:
                 return False
+            # Sequences go on from the last one, also when nothing is left of it: readers remember how far they are.
+            writer.execute(
+                "INSERT OR REPLACE INTO meta SELECT 'last_sequence',"
+                " max(sequence, coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'last_sequence'), 0))"
+                " FROM (SELECT sequence FROM batches ORDER BY sequence DESC LIMIT 1)"
+            )
             writer.execute("UPDATE executions SET removing = 1 WHERE execution = ?", marked)
             self._report(Forgotten(marked[0]))
         removed = writer.execute(

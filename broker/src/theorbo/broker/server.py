@@ -244,7 +244,7 @@ class Server:
 
     def _send(self, it: Send, full: set[bytes]) -> None:
         """`full` are peers whose queue was full just now: a later event must not overtake an unsent one."""
-        if it.peer in full and it.message.command == Command.EVENTS:
+        if it.peer in full and it.message.command in (Command.EVENTS, Command.END):
             self._handle(Unsent(it.peer, it.message, gone=False))
             return
         try:

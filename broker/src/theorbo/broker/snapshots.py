@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from theorbo.broker.executions import Execution
 from theorbo.broker.values import FindViews, Listed, Publish, Send, Wanted
 from theorbo.schemas.errors import ProtocolError
 from theorbo.schemas.frames import NO_EXECUTION, Command, ErrorCode, Header, Message, decode_json, encode_json
-from theorbo.schemas.limits import LISTING_ROWS
+from theorbo.schemas.limits import KIB, LISTING_ROWS, MESSAGE_BYTES
 from theorbo.schemas.names import Channel
 
 
@@ -49,8 +49,20 @@ def listing(it: Listed, executions: Iterable[Execution], sequence: int, now: flo
             if _matches(it.wanted, execution.id, view):
                 views[view["execution"]] = view
     newest = sorted(views.values(), key=lambda view: view["submitted"] or 0.0, reverse=True)[: it.wanted.limit]
+    fitting = list(_fitting(newest))
     header = Header(request=it.request, execution=it.wanted.execution, sequence=sequence, time=now)
-    return Send(it.peer, Message(Command.LISTING, header, encode_json(executions=newest)))
+    body = encode_json(executions=fitting, more=len(fitting) < len(newest))
+    return Send(it.peer, Message(Command.LISTING, header, body))
+
+
+def _fitting(views: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Those that fit into one message: libzmq closes the connection of a client that is sent a larger one."""
+    room = MESSAGE_BYTES - KIB
+    for view in views:
+        size = len(encode_json(**view)) + 1
+        if size <= room:
+            room -= size
+            yield view
 
 
 def _matches(wanted: Wanted, execution: bytes, view: dict[str, Any]) -> bool:

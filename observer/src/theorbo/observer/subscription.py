@@ -239,7 +239,9 @@ class Subscription:
             return []
         if self._listed is None:
             self._sequence = header.sequence
-            if len(views) >= LISTING_ROWS:  # then open ones may be missing behind newer ones that have ended
+            if len(views) >= LISTING_ROWS or fields.get(
+                "more"
+            ):  # then open ones may be missing behind newer ones that have ended
                 self._listed = views
                 return [self._list(everything=False)]
             self._listed = []

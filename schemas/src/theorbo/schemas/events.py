@@ -16,12 +16,14 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    FiniteFloat,
     TypeAdapter,
     ValidationError,
     ValidationInfo,
     model_validator,
 )
 
+from theorbo.schemas.limits import COUNT, RANKS
 from theorbo.schemas.names import OUTPUT_KIND
 
 
@@ -50,7 +52,8 @@ class EventBase(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    time: float
+    time: FiniteFloat
+    """Where a NaN or an infinity would go, nothing can hold it: SQLite makes NULL of NaN, JSON has neither."""
     pid: int = 0
 
 
@@ -64,7 +67,7 @@ class ExecutionSubmitted(EventBase):
     task: str
     experiment: str = ""
     run: str = ""
-    ranks: int = Field(default=1, ge=1)
+    ranks: int = Field(default=1, ge=1, le=RANKS)
     user: str
     host: str
     command: list[str] = []
@@ -107,7 +110,7 @@ class LauncherStarted(EventBase):
 
     kind: Literal["launcher_started"] = "launcher_started"
     host: str
-    agents: int = Field(ge=1)
+    agents: int = Field(ge=1, le=RANKS)
     command: list[str] = []
     """The launcher's command: mpiexec and its options; empty where ranks are started directly."""
 
@@ -139,7 +142,7 @@ class AgentClosed(EventBase):
     """The agent's last word: how many events each stream of its node had; all are in the journal."""
 
     kind: Literal["agent_closed"] = "agent_closed"
-    streams: dict[str, int]
+    streams: dict[str, Annotated[int, Field(ge=0, le=COUNT)]]
     """Last number by stream (`rank:3/log`), without the agent's own signals."""
 
 
@@ -188,7 +191,7 @@ class Loss(EventBase):
 
     kind: Literal["loss"] = "loss"
     stream: str
-    count: int = 0
+    count: int = Field(default=0, ge=0, le=COUNT)
     """Events lost, 0 if unknown; they had no numbers, so the stream has no gap."""
     detail: str
 
@@ -206,7 +209,10 @@ class StateChanged(EventBase):
 
 
 class Conservation(EventBase):
-    """Closes every execution, just before its final state: reported = delivered + lost, per stream."""
+    """Closes every execution, just before its final state: reported = delivered + lost, per stream.
+
+    Of very many streams there are several; `lost` is the whole loss in the last one, 0 in those before.
+    """
 
     kind: Literal["conservation"] = "conservation"
     streams: dict[str, tuple[int, int]]

@@ -38,6 +38,15 @@ LINE_BYTES = 16 * KIB
 """A longer line of a program's output is cut into several events at this length. (A byte that is no text
 becomes up to six in JSON; the record must not get too large.)"""
 
+RANKS = 1_000_000
+"""Most ranks of an execution, and agents. The broker goes through them one by one."""
+
+CONSERVED_STREAMS = 1000
+"""Streams in one conservation record; more have several, for a record must stay below `RECORD_BYTES`."""
+
+COUNT = 2**53
+"""Largest count in an event: beyond it JSON's readers disagree, and sums get too long to be written down."""
+
 # --- wire ----------------------------------------------------------------------------------
 BATCH_BYTES = 256 * KIB
 """Target body of one message: large enough to amortise a message, small enough not to block."""
@@ -226,6 +235,9 @@ LIVE_BYTES = 64 * KIB
 
 JOURNAL_READ_BYTES = 1 * MIB
 """What is read from the journal for one cursor in one go, so that cursors and senders take turns."""
+
+READS_PER_PEER = 100
+"""READs of one peer at the same time; more are refused. An observer needs one and `REPAIRS_AT_ONCE`."""
 
 COMMIT_BYTES = 16 * MIB
 """What goes into one transaction at most: more makes acknowledgements wait and gains nothing."""

@@ -269,7 +269,9 @@ def open_link(given: str | None, role: str, execution: bytes = NO_EXECUTION) -> 
             except UsageError:
                 if path.exists():
                     raise  # else the broker has just ended by itself, and taken its file along
-        start_own_broker()
+        busy = start_own_broker()
+        if busy and not path.exists() and time.monotonic() > deadline:  # it writes its file elsewhere
+            raise Unavailable(f"{busy}; its connection file is not {path}: name it (--broker or {BROKER_VARIABLE})")
 
 
 def _welcomed(path: Path, role: str, execution: bytes, timeout_s: float, *, own: bool = False) -> Link:
@@ -282,10 +284,11 @@ def _welcomed(path: Path, role: str, execution: bytes, timeout_s: float, *, own:
     return link
 
 
-def start_own_broker() -> None:
+def start_own_broker() -> str:
     """Start the user's own broker, which ends by itself when nobody needs it; returns when it is ready.
 
-    Does nothing if another process has just done so. Raises Unavailable with the broker's own words.
+    If another broker has the state directory nothing is done, and its words are returned. Raises Unavailable
+    with the broker's own words.
     """
     if find_spec("theorbo.broker") is None:
         raise Unavailable(
@@ -317,6 +320,7 @@ def start_own_broker() -> None:
     status, _, words = answer.decode(errors="replace").partition(" ")
     if status not in ("ready", "busy"):
         raise Unavailable(words or f"a broker of your own did not start; {directory / 'broker.log'} says why")
+    return words if status == "busy" else ""
 
 
 __all__ = ["Link", "ProtocolError", "accepted", "configure", "open_link", "start_own_broker", "user_key"]
