@@ -24,7 +24,7 @@ from theorbo.executor.core import (
 from theorbo.executor.reported import Reported
 from theorbo.schemas import events
 from theorbo.schemas.frames import Header
-from theorbo.schemas.limits import CONNECT_S, DETACH_S, DRAIN_S, KILL_WAIT_S, LAUNCHER_WORD_S
+from theorbo.schemas.limits import CONNECT_S, DETACH_S, DRAIN_S, KILL_WAIT_S, LAUNCHER_WORD_S, LOST_S
 from theorbo.schemas.names import BROKER, Channel
 from theorbo.schemas.states import State
 
@@ -198,8 +198,30 @@ def test_nothing_waits_for_ever():
     running.handle(LauncherEnded(0), T0)
     running.handle(heard(events.LauncherEnded(time=1.0)), T0 + 1)
     running.handle(heard(events.Log(time=1.0, text="still delivering")), T0 + 100)
-    assert running.handle(Tick(0.0), T0 + DRAIN_S + 50) == []
-    assert kinds(running.handle(Tick(0.0), T0 + DRAIN_S + 100)) == [GiveUp]
+    assert running.handle(Tick(0.0), T0 + DRAIN_S + LOST_S + 50) == []
+    assert kinds(running.handle(Tick(0.0), T0 + DRAIN_S + LOST_S + 100)) == [GiveUp]
+
+
+def test_a_broker_that_has_gone_too_is_waited_for_less_long():
+    running = launched()
+    running.handle(LauncherEnded(0), T0)
+    running.handle(heard(events.LauncherEnded(time=1.0)), T0 + 1)
+    assert kinds(running.handle(Tick(100.0), T0 + DRAIN_S)) == [Notice]
+    assert kinds(running.handle(Tick(110.0), T0 + 1 + DRAIN_S)) == [GiveUp]
+
+
+def test_what_hinders_the_broker_is_told_once_and_when_it_is_over():
+    running = launched()
+    (notice,) = running.handle(Tick(0.0, "its journal cannot be written: disk is full"), T0 + 1)
+    assert "disk is full" in notice.text
+    assert running.handle(Tick(0.0, "its journal cannot be written: disk is full"), T0 + 2) == []
+    assert kinds(running.handle(Tick(0.0), T0 + 3)) == [Notice]
+
+
+def test_a_submission_that_is_not_taken_is_told_with_what_hinders_the_broker():
+    waiting = Supervisor(T0, by="me", grace_s=10.0, time_limit_s=None)
+    waiting.handle(Tick(0.0, "disk is full"), T0 + 1)
+    assert "disk is full" in waiting.handle(Tick(0.0, "disk is full"), T0 + CONNECT_S)[-1].reason
 
 
 def test_a_silent_broker_does_not_end_the_supervision_while_the_launcher_lives():

@@ -11,7 +11,8 @@ The rules:
 5. Reaching the time limit is a cancellation with another cause; the clock starts with the launch, and goes on
    when the launcher was killed, for its ranks may live.
 6. Nothing waits for ever: when the launcher's process has ended and neither an event nor the broker has been
-   heard for `DRAIN_S`, the Executor gives up, and says what to ask later.
+   heard for `DRAIN_S`, the Executor gives up, and says what to ask later. A broker that is heard gets `LOST_S` more,
+   in which it finds out by itself that the agents are gone.
 7. Letting go leaves the Task running: its agents deliver, the broker finds the outcome. Detaching is letting go
    when all ranks run; once an agent has taken over, no later than `DETACH_S` after that.
 
@@ -27,7 +28,16 @@ from typing import NamedTuple
 from theorbo.executor.reported import Reported
 from theorbo.schemas import events
 from theorbo.schemas.errors import InternalError
-from theorbo.schemas.limits import CONNECT_S, DETACH_S, DRAIN_S, HEARTBEAT_S, KILL_WAIT_S, LAUNCHER_WORD_S, SUSPECT_S
+from theorbo.schemas.limits import (
+    CONNECT_S,
+    DETACH_S,
+    DRAIN_S,
+    HEARTBEAT_S,
+    KILL_WAIT_S,
+    LAUNCHER_WORD_S,
+    LOST_S,
+    SUSPECT_S,
+)
 from theorbo.schemas.states import State
 
 # --- stimuli -----------------------------------------------------------------------------------
@@ -69,9 +79,10 @@ class LauncherEnded(NamedTuple):
 
 
 class Tick(NamedTuple):
-    """Time has passed; `silent_for_s` since the broker was last heard."""
+    """Time has passed; `silent_for_s` since the broker was last heard, and `problem` is what it says hinders it."""
 
     silent_for_s: float
+    problem: str = ""
 
 
 Stimulus = Accepted | Heard | Wanted | LauncherEnded | Tick
@@ -209,6 +220,7 @@ class Supervisor:
         self._launcher_word = False  # whether launcher_ended was heard, or launcher_gone reported
         self._launcher = LauncherEnded(None)
         self._silent = False
+        self._problem = ""
         self._accept_until = now + CONNECT_S
         self._limit_at = math.inf
         self._word_until = math.inf
@@ -234,8 +246,8 @@ class Supervisor:
                 return self._wanted(wish, reason, now)
             case LauncherEnded():
                 return self._launcher_ended(stimulus, now)
-            case Tick(silent_for_s):
-                return self._tick(silent_for_s, now)
+            case Tick(silent_for_s, problem):
+                return self._tick(silent_for_s, problem, now)
 
     def _accepted(self, now: float) -> list[Instruction]:
         if self.phase is not Phase.SUBMITTING:
@@ -312,11 +324,12 @@ class Supervisor:
         fields = {"exit_code": self._launcher.exit_code, "reason": reason}
         return [Report(events.LauncherGone.model_validate({**fields, "time": self._time_s + now}))]
 
-    def _tick(self, silent_for_s: float, now: float) -> list[Instruction]:
-        out = self._contact(silent_for_s, now)
+    def _tick(self, silent_for_s: float, problem: str, now: float) -> list[Instruction]:
+        out = [*self._contact(silent_for_s, now), *self._trouble(problem)]
         if now >= self._accept_until:
             self.phase = Phase.OVER
-            words = f"the broker has not accepted the submission within {CONNECT_S:g} s; nothing was launched"
+            why = f" ({self._problem})" if self._problem else ""
+            words = f"the broker has not accepted the submission within {CONNECT_S:g} s{why}; nothing was launched"
             return [*out, GiveUp(words)]
         if now >= self._detach_at:
             return [*out, *self._let_go()]
@@ -332,12 +345,14 @@ class Supervisor:
             out += [EndLauncher(), Notice("the Task did not end in time; its launcher is told to end")]
         if now >= self._word_until:
             out += self._gone(self._how_it_went(), now)
-        if now - self._last_sign_at >= DRAIN_S:
+        # A broker that is heard says LOST by itself, some time after it has lost the agents.
+        patience_s = DRAIN_S if self._silent else DRAIN_S + LOST_S
+        if now - self._last_sign_at >= patience_s:
             self.phase = Phase.OVER
             who = "the broker has" if self._silent else "its agents have"
             words = f" ({self._launcher.words})" if self._launcher.words else ""
             out.append(
-                GiveUp(f"the launcher has ended{words}, but not the execution: {who} been silent for {DRAIN_S:g} s")
+                GiveUp(f"the launcher has ended{words}, but not the execution: {who} been silent for {patience_s:g} s")
             )
         return out
 
@@ -352,6 +367,12 @@ class Supervisor:
             self._silent = False
             return [Notice("the broker is back")]
         return []
+
+    def _trouble(self, problem: str) -> list[Instruction]:
+        if problem == self._problem:
+            return []
+        self._problem = problem
+        return [Notice(f"the broker waits: {problem}; nothing is lost" if problem else "the broker goes on")]
 
     def _how_it_went(self) -> str:
         code, words = self._launcher

@@ -99,7 +99,7 @@ class Session:
         if now >= self._tick_at or now >= self._supervisor.deadline:
             self._tick_at = now + HEARTBEAT_S
             self._link.tick()
-            self._decide(core.Tick(self._link.silent_for_s))
+            self._decide(core.Tick(self._link.silent_for_s, self._link.problem))
 
     def _send(self) -> None:
         for instruction in self._delivery.outgoing(time.time()):

@@ -384,7 +384,7 @@ def main(argv: list[str]) -> int:
         description="Deliver what the ranks of an execution have left in a spool directory of this node to the "
         "broker, until all have ended and everything is in the journal. theorbo launch starts it; by hand it "
         "delivers what was left behind when no broker could be reached, and removes the spool afterwards.",
-        epilog="example:\n  theorbo agent --spool /tmp/theorbo-1000/0197… --broker connection.json",
+        epilog="example:\n  theorbo agent --spool /tmp/theorbo-1000/0197... --broker connection.json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--spool", type=Path, required=True, metavar="DIR", help="ROOT/theorbo-UID/EXECUTION")

@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     progress = kinds.add_parser("progress", help="how far this rank is")
     progress.add_argument("done", type=float, help="a number: how much is done")
     progress.add_argument("--total", type=float, metavar="N", help="how much there is to do")
-    progress.add_argument("--unit", default="", help="of what: files, shots, tiles …")
+    progress.add_argument("--unit", default="", help="of what: files, shots, tiles ...")
     progress.add_argument("--text", default="", help="what is being done")
     progress.set_defaults(report=lambda given: report.progress(given.done, given.total, given.unit, given.text))
 

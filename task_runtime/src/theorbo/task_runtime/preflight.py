@@ -97,7 +97,8 @@ def _answer_of(python: str, code: int, output: str) -> dict[str, Any]:
         answer = None
     if not isinstance(answer, dict):
         end = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        return _refusal(f"{python} {end} while it loaded the Task, and said {output[:80]!r}; is it a Python?")
+        said = f", and said {output[:80]!r}" if output.strip() else ""
+        return _refusal(f"{python} {end} while it loaded the Task{said}; is it a Python?")
     if "too_old" in answer:
         return _refusal(f"{python} is Python {answer['too_old']}; a Task needs Python 3.9 or later")
     return answer
