@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -186,7 +187,8 @@ class TestBadInput:
 
     def test_a_client_without_any_key_gets_nothing(self, broker, plugs):
         socket = plugs.open(zmq.DEALER, Connection.load(broker.connection_file).router[0], None)
-        socket.send_multipart(Message(Command.HELLO, Header(), encode_json(role="observer")).encode())
+        with contextlib.suppress(zmq.Again):  # libzmq may have dropped the connection for good by now
+            socket.send_multipart(Message(Command.HELLO, Header(), encode_json(role="observer")).encode(), zmq.NOBLOCK)
         assert socket.poll(1000) == 0
 
 
