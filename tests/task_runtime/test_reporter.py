@@ -140,6 +140,18 @@ def test_a_program_that_closes_all_descriptors_goes_on_reporting(rank):
     assert rank.texts() == ["one", "two"]
 
 
+def test_a_file_of_the_program_that_got_our_descriptors_number_is_left_alone(rank, tmp_path):
+    mine = tmp_path / "users.dat"
+    rank.script(f"""
+        import os
+        log('one'); os.closerange(3, 100)
+        mine = [os.open({str(mine)!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND) for _ in range(10)]
+        os.write(mine[0], b'DATA'); log('two'); os.write(mine[0], b'MORE')
+    """)
+    assert mine.read_bytes() == b"DATAMORE"
+    assert rank.texts() == ["one", "two"]
+
+
 def test_a_report_from_a_signal_handler_arrives(rank):
     rank.script("""
         import os, signal

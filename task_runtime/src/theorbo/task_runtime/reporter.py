@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 _VITAL_KINDS = frozenset(k for k, channel in KIND_CHANNELS.items() if channel in (Channel.SIGNALS, Channel.RESULTS))
 _FULL = "the spool has reached its bound"
-_EBADF = 9
 
 
 class Reporter:
@@ -43,7 +42,7 @@ class Reporter:
         self._spool = spool
         self._source = Source(SourceKind.RANK, rank)
         self._path = os.path.join(spool, spool_name(self._source))  # noqa: PTH118 - pathlib costs its import
-        self._descriptor = open_append(self._path)
+        self._open()
         self._pressure = _map_pressure(spool)
         self._begin_counting()
         os.register_at_fork(after_in_child=self._begin_counting)
@@ -143,14 +142,15 @@ class Reporter:
         finally:
             os.close(pipe)
 
+    def _open(self) -> None:
+        self._descriptor = open_append(self._path)
+        self._file = _identity(self._descriptor)
+
     def _append(self, record: bytes) -> None:
-        try:
-            append(self._descriptor, record)
-        except OSError as error:
-            if error.errno != _EBADF:
-                raise
-            self._descriptor = open_append(self._path)  # the program has closed all it did not know
-            append(self._descriptor, record)
+        # A program that closes all it does not know closes ours too; the number may be a file of its own by now.
+        if _identity(self._descriptor) != self._file:
+            self._open()
+        append(self._descriptor, record)
 
     def _fitting(self, fields: dict[str, Any], record: bytes) -> bytes:
         """The record of `fields` in a size that may be sent: long texts leave it, other contents are given up."""
@@ -186,3 +186,12 @@ def _map_pressure(spool: str) -> mmap.mmap | bytes:
         return Pressure.FREE
     finally:
         os.close(descriptor)
+
+
+def _identity(descriptor: int) -> tuple[int, int] | None:
+    """Which file a descriptor is, or None if it is none."""
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
