@@ -460,7 +460,9 @@ def test_numbers_at_the_end_of_their_range_end_nothing(broker):
         executor.put_and_wait(RANK, LOG, 1, log("near"))
 
 
-def test_a_broker_whose_connection_file_is_elsewhere_is_told_and_not_tried_for_ever(isolation, tmp_path, monkeypatch):
+def test_a_broker_whose_connection_file_is_elsewhere_is_told_and_not_tried_for_ever(
+    isolation, tmp_path, monkeypatch, wait_for
+):
     """It holds the lock of the user's own state directory: each start of another one finds it busy."""
     monkeypatch.setattr("theorbo.schemas.link.CONNECT_S", 2.0)
     elsewhere = tmp_path / "elsewhere.json"
@@ -472,10 +474,7 @@ def test_a_broker_whose_connection_file_is_elsewhere_is_told_and_not_tried_for_e
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        deadline = time.monotonic() + DEADLINE_S
-        while not elsewhere.exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for(elsewhere.exists)
         with pytest.raises(Unavailable, match="another broker"):
             open_link(None, "observer")
     finally:
