@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from theorbo.broker.core import Core
@@ -117,9 +118,12 @@ class Bus:
             return None
         mine = [batch for batch in self.journal if batch.execution == execution]
         last = {(batch.source, batch.channel): batch.last for batch in mine}
+        counts = Counter[tuple[Source, int]]()
+        for batch in mine:
+            counts[batch.source, batch.channel] += batch.count
         keep = self.kept[execution]
         return Past(
-            [(source, channel, number) for (source, channel), number in last.items()],
+            [(*stream, number, counts[stream]) for stream, number in last.items()],
             {batch.channel: batch.last_position for batch in mine},
             [batch for batch in mine if batch.channel == Channel.SIGNALS],
             None if keep.ended is None else keep.view,
@@ -130,8 +134,19 @@ class Bus:
     def say(self, peer: bytes, message: Message, principal: str = "alice") -> None:
         self.give(Received(peer, principal, list(message.encode())))
 
-    def hello(self, peer: bytes, role: str, execution: bytes = NO_EXECUTION, principal: str = "alice") -> None:
-        body = encode_json(role=role, version="0.1.0", host="node1", pid=7)
+    def hello(
+        self,
+        peer: bytes,
+        role: str,
+        execution: bytes = NO_EXECUTION,
+        principal: str = "alice",
+        *,
+        epoch: int = 1,
+        incarnation: str = "the first",
+    ) -> None:
+        who = {"executor": "executor", "agent": "agent:0"}
+        speaks = {"source": who[role], "epoch": epoch, "incarnation": incarnation} if role in who else {}
+        body = encode_json(role=role, **speaks, version="0.1.0", host="node1", pid=7)
         self.say(peer, Message(Command.HELLO, Header(execution=execution), body), principal)
 
     def commit(self) -> None:

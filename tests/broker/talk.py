@@ -11,7 +11,7 @@ from typing import Any
 
 from theorbo.schemas.frames import NO_EXECUTION, Command, Header, Message, decode_json, encode_json
 from theorbo.schemas.link import Link
-from theorbo.schemas.names import EXECUTOR, Channel, Source
+from theorbo.schemas.names import EXECUTOR, Channel, Source, SourceKind, Speaker, new_incarnation
 
 from .bus import SUBMITTED, decoded, log, put
 
@@ -21,9 +21,16 @@ DEADLINE_S = 15.0
 class Talk:
     """One peer. Everything that arrives stays in `heard`."""
 
-    def __init__(self, connection: Path, role: str = "observer", execution: bytes = NO_EXECUTION) -> None:
+    def __init__(
+        self, connection: Path, role: str = "observer", execution: bytes = NO_EXECUTION, epoch: int = 1
+    ) -> None:
         self.execution = execution
-        self.link = Link(connection, role, execution)
+        agent = Source(SourceKind.AGENT, 0)
+        speakers = {
+            "executor": Speaker(execution, EXECUTOR, epoch, new_incarnation()),
+            "agent": Speaker(execution, agent, epoch, new_incarnation()),
+        }
+        self.link = Link(connection, speakers.get(role))
         self.welcome = self.link.wait_welcome(DEADLINE_S)
         self.heard: list[Message] = []
 

@@ -158,7 +158,7 @@ def test_recall_gives_streams_heads_and_signals_of_an_open_execution(opened):
         keep(), batch(1, 1, "s", channel=1), batch(2, 1, "a", "b"), batch(3, 3, "c"), batch(4, 2, "s2", channel=1)
     )
     past = opened.journal.recall(RUN)
-    assert sorted(past.streams) == [(RANK, 1, 2), (RANK, 2, 3)]
+    assert sorted(past.streams) == [(RANK, 1, 2, 2), (RANK, 2, 3, 3)]
     assert past.heads == {1: 2, 2: 3}
     assert [b.sequence for b in past.signals] == [1, 4]
     assert past.ended_view is None

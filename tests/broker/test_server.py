@@ -373,7 +373,7 @@ class TestEmbedded:
 
     def test_it_serves_on_short_ipc_addresses_and_ends_by_itself_without_a_trace(self, isolation, wait_for):
         connection_file = isolation / "state" / "connection.json"
-        link = open_link(None, "observer")
+        link = open_link(None)
         connection = Connection.load(connection_file)
         assert connection.public_key is None
         assert all(address.startswith("ipc://") and len(address) < 107 for address in connection.router)
@@ -434,7 +434,7 @@ class TestEmbedded:
         assert running.stop() == 0
 
     def test_one_that_was_killed_is_started_again_by_whoever_misses_it(self, isolation):
-        link = open_link(None, "observer")
+        link = open_link(None)
         former = link.connection.pid
         os.kill(former, signal.SIGKILL)
         deadline = time.monotonic() + DEADLINE_S
@@ -476,7 +476,7 @@ def test_a_broker_whose_connection_file_is_elsewhere_is_told_and_not_tried_for_e
     try:
         wait_for(elsewhere.exists)
         with pytest.raises(Unavailable, match="another broker"):
-            open_link(None, "observer")
+            open_link(None)
     finally:
         process.terminate()
         process.wait(DEADLINE_S)

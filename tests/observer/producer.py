@@ -13,7 +13,7 @@ from typing import Any
 from theorbo.schemas.delivery import Delivery, SendChunk
 from theorbo.schemas.frames import Command, Header, Message, decode_json, encode_json
 from theorbo.schemas.link import Link
-from theorbo.schemas.names import EXECUTOR, LAUNCHER, Channel, Source, SourceKind
+from theorbo.schemas.names import EXECUTOR, LAUNCHER, Channel, Source, SourceKind, Speaker, new_incarnation
 from theorbo.schemas.records import Attachment, channel_of, encode_record
 from theorbo.schemas.states import State
 
@@ -29,7 +29,7 @@ class Producer:
         self.execution = uuid.uuid4().bytes
         self._delivery = Delivery(self.execution)
         self._attachments: dict[str, bytes] = {}
-        self._link = Link(connection_file, "executor", self.execution)
+        self._link = Link(connection_file, Speaker(self.execution, EXECUTOR, 1, new_incarnation()))
         self.put(
             EXECUTOR,
             kind="execution_submitted",

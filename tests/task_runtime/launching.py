@@ -18,7 +18,7 @@ from theorbo.schemas.frames import Command, Header, Message, encode_json
 from theorbo.schemas.launch_plan import LaunchPlan
 from theorbo.schemas.limits import CHUNK_BYTES, CREDIT_BYTES
 from theorbo.schemas.link import Link
-from theorbo.schemas.names import EXECUTOR, Channel
+from theorbo.schemas.names import EXECUTOR, Channel, Speaker, new_incarnation
 from theorbo.schemas.records import encode_record, split_body
 
 DEADLINE_S = 60.0
@@ -40,7 +40,7 @@ class Client:
         self.execution = uuid.uuid4().bytes
         self.told: list[Told] = []
         self._delivery = Delivery(self.execution)
-        self._link = Link(broker, "executor", self.execution)
+        self._link = Link(broker, Speaker(self.execution, EXECUTOR, 1, new_incarnation()))
         self._link.wait_welcome(10)
         self._delivery.welcomed()
         self._sequence = 0

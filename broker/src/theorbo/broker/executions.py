@@ -73,7 +73,7 @@ class Execution:
     def recalled(cls, execution: bytes, past: Past, now: float) -> Execution:
         """As the journal has it. Everyone of whom no end is known has a new lease."""
         self = cls(execution, now)
-        for source, channel, number in past.streams:
+        for source, channel, number, _count in past.streams:
             self.streams[source, channel] = StreamHead(number)
         self.heads = dict(past.heads)
         self.accepted_positions = dict(past.heads)

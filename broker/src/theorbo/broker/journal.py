@@ -119,7 +119,7 @@ class Journal:
         if row is None:
             return None
         streams = read(
-            "SELECT source_kind, source_index, channel, max(first + count - 1) FROM batches"
+            "SELECT source_kind, source_index, channel, max(first + count - 1), sum(count) FROM batches"
             " INDEXED BY batches_by_position WHERE execution = ? GROUP BY channel, source_kind, source_index",
             (execution,),
         ).fetchall()
@@ -130,7 +130,7 @@ class Journal:
                 (execution, int(Channel.SIGNALS)),
             ).fetchall()
         return Past(
-            [(Source(_SOURCE_KINDS[kind], index), channel, last) for kind, index, channel, last in streams],
+            [(Source(_SOURCE_KINDS[kind], index), *counted) for kind, index, *counted in streams],
             self._heads(execution),
             [_batch(signal) for signal in signals],
             None if row[0] is None else json.loads(row[1]),

@@ -66,14 +66,16 @@ class Chunk(NamedTuple):
 class Past(NamedTuple):
     """What the journal holds of an execution, as far as the core needs it to go on."""
 
-    streams: list[tuple[Source, int, int]]
-    """Source, channel and last number."""
+    streams: list[tuple[Source, int, int, int]]
+    """Source, channel, last number, and how many events are there: less than that number if some are lost."""
     heads: dict[int, int]
     """Last position by channel."""
     signals: list[Batch]
     """All batches of channel signals, in order of sequence; not wanted of an ended execution."""
     ended_view: dict[str, Any] | None
     """The view of an ended execution; None of an open one."""
+    confirmed: int = 0
+    """Sequence up to which an Executor has called its hooks."""
 
 
 # --- inputs ----------------------------------------------------------------------------------------
@@ -122,6 +124,8 @@ class JournalRead(NamedTuple):
     looked_to: int
     problem: str = ""
     """Why the journal could not be read."""
+    damaged: tuple[Batch, ...] = ()
+    """Rows in between whose checksum is wrong; their bodies are empty, and the rest may be wrong as well."""
 
 
 class Listed(NamedTuple):
@@ -226,6 +230,19 @@ class Refer(NamedTuple):
     reference: Reference
 
 
+class Confirm(NamedTuple):
+    """Note that an Executor has called its hooks for everything up to a sequence."""
+
+    execution: bytes
+    sequence: int
+
+
+class SetAside(NamedTuple):
+    """Take a damaged row out of the journal's batches; it is kept beside them."""
+
+    sequence: int
+
+
 class ReadJournal(NamedTuple):
     """Read the next committed batches for a cursor: those after a sequence, or a range of positions."""
 
@@ -293,5 +310,6 @@ class Note(NamedTuple):
 
 
 Instruction = (
-    Send | Publish | Append | Keep | Refer | ReadJournal | FindViews | Recall | StoreChunk | ReadChunk | Note
+    Send | Publish | Append | Keep | Confirm | SetAside | Refer | ReadJournal
+    | FindViews | Recall | StoreChunk | ReadChunk | Note
 )  # fmt: skip

@@ -35,7 +35,7 @@ from theorbo.schemas.events import ExecutionSubmitted
 from theorbo.schemas.launch_plan import LaunchPlan
 from theorbo.schemas.limits import GRACE_S, OUTCOME_RESULTS
 from theorbo.schemas.link import Link, open_link
-from theorbo.schemas.names import checked_name
+from theorbo.schemas.names import EXECUTOR, Speaker, checked_name, new_incarnation
 from theorbo.schemas.spool import default_root, make_spool
 
 Hook = Callable[["Executor", Reported], object]
@@ -218,7 +218,7 @@ class Executor:
     def _prepare(self, inquiry: Inquiry, execution: bytes) -> tuple[Link, Ready]:
         """Both take time: the look at the program goes on while the broker is found or started."""
         try:
-            link = open_link(self.broker, "executor", execution)
+            link = open_link(self.broker, Speaker(execution, EXECUTOR, 1, new_incarnation()))
         except BaseException:
             inquiry.abandon()
             raise

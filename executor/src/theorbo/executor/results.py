@@ -15,7 +15,7 @@ def fetched(broker: str | None, execution: bytes, part: Part) -> bytes:
     """
     if not part.sha256 or part.size is None:
         raise UsageError(f"part {part.name!r} ({part.mime}) is no attachment; its content is in the event itself")
-    link = open_link(broker, "observer")
+    link = open_link(broker)
     try:
         return b"".join(chunks(link, execution, attachment_of(part.sha256, part.size)))
     finally:

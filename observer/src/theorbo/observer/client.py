@@ -129,7 +129,7 @@ class Watcher:
     def __init__(self, broker: str | None, wanted: Filter, *, until_ended: bool) -> None:
         self.finished = False
         """Whether, with `until_ended`, all is over."""
-        self._link = open_link(broker, "observer")
+        self._link = open_link(broker)
         try:
             self._filter = _narrowed(self._link, wanted)
         except BaseException:

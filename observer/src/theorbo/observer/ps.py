@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
     """Run the command. Raises TheorboError for what its user can mend."""
     options = _parser().parse_args(argv)
     wish = {name: getattr(options, name) for name in ("experiment", "run", "task")}
-    link = open_link(options.broker, "observer")
+    link = open_link(options.broker)
     try:
         views = list_views(
             link, all=options.all, limit=LISTING_ROWS, **{name: value for name, value in wish.items() if value}

@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
     if options.force and options.save is None:
         raise UsageError("--force says that files may be overwritten; it needs --save DIR")
-    link = open_link(options.broker, "observer")
+    link = open_link(options.broker)
     try:
         view = chosen(link, options.execution)
         if not options.json:

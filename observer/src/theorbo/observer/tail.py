@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
     execution = options.execution
     if execution is not None:
-        link = open_link(options.broker, "observer")
+        link = open_link(options.broker)
         try:
             execution = str(chosen(link, execution)["execution"])
         finally:

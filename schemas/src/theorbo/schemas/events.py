@@ -81,6 +81,20 @@ class ExecutionSubmitted(EventBase):
     work_dir: str = ""
     time_limit_s: float | None = None
     launcher: str = "local"
+    incarnation: str = ""
+    """Of the Executor's process, whose epoch is 1 (see `names.Speaker`)."""
+
+
+class ExecutorAttached(EventBase):
+    """Another Executor has taken over the supervision of the execution."""
+
+    kind: Literal["executor_attached"] = "executor_attached"
+    epoch: int = Field(ge=2, le=COUNT)
+    incarnation: str
+    number: int = Field(ge=1, le=COUNT)
+    """Of this very event in its stream: the first record of a spool tells by it how the rest is numbered."""
+    user: str
+    host: str
 
 
 class ControlRequested(EventBase):
@@ -136,6 +150,9 @@ class AgentStarted(EventBase):
     kind: Literal["agent_started"] = "agent_started"
     host: str
     version: str = ""
+    epoch: int = Field(default=1, ge=1, le=COUNT)
+    incarnation: str = ""
+    """Both of the agent's process (see `names.Speaker`)."""
 
 
 class AgentClosed(EventBase):
@@ -192,7 +209,11 @@ class Loss(EventBase):
     kind: Literal["loss"] = "loss"
     stream: str
     count: int = Field(default=0, ge=0, le=COUNT)
-    """Events lost, 0 if unknown; they had no numbers, so the stream has no gap."""
+    """Events lost, 0 if unknown."""
+    first: int = Field(default=0, ge=0, le=COUNT)
+    """With `last`: the numbers in the stream that nobody can deliver any more. 0: what is lost had no numbers yet,
+    so the stream has no gap."""
+    last: int = Field(default=0, ge=0, le=COUNT)
     detail: str
 
 
@@ -310,7 +331,7 @@ class InvalidEvent(EventBase):
 
 KnownEvent = Annotated[
     Union[  # noqa: UP007 - a list of alternatives reads better here
-        ExecutionSubmitted, ControlRequested, LauncherGone, LauncherStarted, LauncherEnded,
+        ExecutionSubmitted, ExecutorAttached, ControlRequested, LauncherGone, LauncherStarted, LauncherEnded,
         AgentStarted, AgentClosed, RankStarted, RankEnded, TaskFailed, ControlDone, Loss,
         StateChanged, Conservation,
         Log, Output, Progress, Metric, Data, Result,
@@ -345,7 +366,7 @@ def record_fields(event: EventBase) -> dict[str, Any]:
 
 __all__ = [
     "AgentClosed", "AgentStarted", "Conservation", "ControlDone", "ControlRequested", "Data", "Event",
-    "EventBase", "ExecutionSubmitted", "InvalidEvent", "LauncherEnded", "LauncherGone", "LauncherStarted",
-    "Log", "Loss", "Metric", "OUTPUT_KIND", "Output", "Part", "Progress", "RankEnded", "RankStarted",
+    "EventBase", "ExecutionSubmitted", "ExecutorAttached", "InvalidEvent", "LauncherEnded", "LauncherGone",
+    "LauncherStarted", "Log", "Loss", "Metric", "OUTPUT_KIND", "Output", "Part", "Progress", "RankEnded", "RankStarted",
     "Result", "StateChanged", "TaskFailed", "UnknownEvent", "decode_event", "record_fields",
 ]  # fmt: skip

@@ -61,6 +61,7 @@ class ErrorCode:
     TOO_LARGE = "too_large"
     NOT_ALLOWED = "not_allowed"
     JOURNAL = "journal"
+    FENCED = "fenced"
 
 
 class Flag:

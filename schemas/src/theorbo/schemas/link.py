@@ -20,6 +20,7 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import zmq
 
@@ -52,6 +53,7 @@ from theorbo.schemas.limits import (
     SEND_QUEUE_MESSAGES,
     SUSPECT_S,
 )
+from theorbo.schemas.names import Speaker
 
 
 def user_key() -> KeyPair:
@@ -81,19 +83,19 @@ def configure(socket: zmq.Socket[bytes], connection: Connection) -> None:
 class Link:
     """A conversation with the broker. Use `open_link` to get one; `close` says BYE."""
 
-    def __init__(self, path: Path, role: str, execution: bytes = NO_EXECUTION, *, own: bool = False) -> None:
+    def __init__(self, path: Path, speaker: Speaker | None = None, *, own: bool = False) -> None:
         """Connect to the broker of the connection file `path`, without waiting for it.
 
-        `role` is executor, agent or observer. With an `execution` the link belongs to it and hears
-        CONTROL for it. If it is the user's `own` broker, it is started again should it fall silent.
+        Without a `speaker` it is an observer's link. An agent's hears CONTROL for its execution. If it is the
+        user's `own` broker, it is started again should it fall silent.
         Raises UsageError or Unavailable if the file or the key cannot be used.
         """
         self.path = path
         self.problem = ""
         """What hinders the broker, in its own words (a full disk); empty if nothing does."""
         self._own = own
-        self._role = role
-        self._execution = execution
+        self._speaker = speaker
+        self._execution = speaker.execution if speaker else NO_EXECUTION
         self._next_request = 1
         self._heard_at = self._tried_at = self._said_at = time.monotonic()
         self._unread: list[Message] = []
@@ -117,7 +119,15 @@ class Link:
         self._hello()
 
     def _hello(self) -> None:
-        body = encode_json(role=self._role, version=__version__, host=system_socket.gethostname(), pid=os.getpid())
+        speaker, who = self._speaker, dict[str, Any](role="observer")
+        if speaker:
+            who = {
+                "role": str(speaker.source.kind.name).lower(),
+                "source": str(speaker.source),
+                "epoch": speaker.epoch,
+                "incarnation": speaker.incarnation,
+            }
+        body = encode_json(**who, version=__version__, host=system_socket.gethostname(), pid=os.getpid())
         self.send(Message(Command.HELLO, Header(execution=self._execution), body))
         self._hello_until = time.monotonic() + HEARTBEAT_S
 
@@ -246,8 +256,8 @@ def accepted(message: Message) -> Message:
     return message
 
 
-def open_link(given: str | None, role: str, execution: bytes = NO_EXECUTION) -> Link:
-    """A link to the broker that is meant, welcomed.
+def open_link(given: str | None, speaker: Speaker | None = None) -> Link:
+    """A link to the broker that is meant, welcomed; without a `speaker` an observer's.
 
     `given` (the option --broker) is a connection file; else THEORBO_BROKER names one; else it is the user's
     own broker in the state directory, which is started if it does not answer (see `start_own_broker`).
@@ -256,13 +266,13 @@ def open_link(given: str | None, role: str, execution: bytes = NO_EXECUTION) -> 
     """
     named = given or os.environ.get(BROKER_VARIABLE)
     if named:
-        return _welcomed(Path(named), role, execution, CONNECT_S)
+        return _welcomed(Path(named), speaker, CONNECT_S)
     path = default_connection_file()
     deadline = time.monotonic() + CONNECT_S
     while True:
         if path.exists():
             try:
-                return _welcomed(path, role, execution, 1.0, own=True)
+                return _welcomed(path, speaker, 1.0, own=True)
             except Unavailable:
                 if time.monotonic() > deadline:
                     raise
@@ -274,8 +284,8 @@ def open_link(given: str | None, role: str, execution: bytes = NO_EXECUTION) -> 
             raise Unavailable(f"{busy}; its connection file is not {path}: name it (--broker or {BROKER_VARIABLE})")
 
 
-def _welcomed(path: Path, role: str, execution: bytes, timeout_s: float, *, own: bool = False) -> Link:
-    link = Link(path, role, execution, own=own)
+def _welcomed(path: Path, speaker: Speaker | None, timeout_s: float, *, own: bool = False) -> Link:
+    link = Link(path, speaker, own=own)
     try:
         link.wait_welcome(timeout_s)
     except BaseException:

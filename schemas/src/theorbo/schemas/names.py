@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
+import secrets
 from typing import NamedTuple
 
 
@@ -87,9 +88,30 @@ class Stream(NamedTuple):
             raise ValueError(f"{text!r} is no stream; example: rank:0/log") from None
 
 
+class Speaker(NamedTuple):
+    """A process that speaks for a source of an execution: an Executor, or the agent of a node.
+
+    The *epoch* fences off whoever comes back late: whoever takes over has a higher one than the process before, and
+    the broker then refuses all that have a lower one, or the same with another incarnation.
+    """
+
+    execution: bytes
+    source: Source
+    epoch: int
+    """1 of the first process, one more of each that took over."""
+    incarnation: str
+    """Of this very process: a text that no other has (see `new_incarnation`)."""
+
+
+def new_incarnation() -> str:
+    """16 random hexadecimal digits, for `Speaker.incarnation`."""
+    return secrets.token_hex(8)
+
+
 KIND_CHANNELS = {
     # signals: these may change the state of an execution
     "execution_submitted": Channel.SIGNALS,
+    "executor_attached": Channel.SIGNALS,
     "launcher_started": Channel.SIGNALS,
     "launcher_ended": Channel.SIGNALS,
     "launcher_gone": Channel.SIGNALS,

@@ -40,7 +40,7 @@ from theorbo.schemas.limits import (
     OWN_RECORDS_BYTES,
 )
 from theorbo.schemas.link import Link
-from theorbo.schemas.names import Source, SourceKind
+from theorbo.schemas.names import Source, SourceKind, Speaker, new_incarnation
 from theorbo.schemas.records import encode_record
 from theorbo.schemas.spool import (
     ATTACHMENTS,
@@ -96,6 +96,8 @@ class Agent:
             reserve(self._own, OWN_RECORDS_BYTES)
         own_records = own.read_bytes()
         self._takes_over = bool(own_records)
+        # until the spool has an epoch file
+        self._speaker = Speaker(self._execution, Source(SourceKind.AGENT, node), 1, new_incarnation())
         self._core = AgentCore(self._execution, node, _load_json(spool / CHECKPOINT), own_records)
         self._reports: deque[bytes] = deque()  # to be written to our own file
         self._checkpoint: Any = None  # as last written
@@ -200,7 +202,7 @@ class Agent:
         """A first agent must be welcomed. One that takes over tries for ever: the spool keeps everything."""
         while not self._stopped:
             try:
-                link = Link(self._broker, "agent", self._execution)
+                link = Link(self._broker, self._speaker)
             except (UsageError, Unavailable):
                 if not self._takes_over:
                     raise
