@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from theorbo.task_runtime import Task, log
 
@@ -57,3 +58,28 @@ class Burst(Task):
         text = "x" * 120
         for _ in range(self.parameters.events):
             log(text)
+
+
+class Paced(Task):
+    """Reports at a rate, each event with its number and a text of `size` bytes, and how many there were."""
+
+    @dataclass
+    class Parameters:
+        """How fast, how long, how large; it ends earlier when the file is there."""
+
+        rate: float = 1000.0
+        seconds: float = 10.0
+        size: int = 100
+        stop_file: str = ""
+
+    def _run(self) -> None:
+        wanted = self.parameters
+        padding = "x" * wanted.size
+        began, number = time.monotonic(), 0
+        while (elapsed := time.monotonic() - began) < wanted.seconds:
+            if wanted.stop_file and Path(wanted.stop_file).exists():
+                break
+            for number in range(number + 1, int(wanted.rate * elapsed) + 1):  # noqa: B020 - it goes on where it was
+                log(f"{number} {padding}")
+            time.sleep(0.002)
+        self.result = number

@@ -1,4 +1,4 @@
-"""Write the pages of docs/ that say what the code says already: events.md and errors.md.
+"""Write the pages of docs/ that say what the code says already: events.md, errors.md and limits.md.
 
     uv run python docs/generate.py
 
@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 import json
+import re
 import typing
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from theorbo.schemas import errors, events
+from theorbo.schemas import errors, events, limits
 from theorbo.schemas.names import KIND_CHANNELS, Channel
 
 HERE = Path(__file__).parent
@@ -133,7 +135,62 @@ def errors_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {HERE / "events.md": events_page, HERE / "errors.md": errors_page}
+def limits_page() -> str:
+    """The text of limits.md."""
+    lines = [
+        "# Limits",
+        "",
+        "<!-- Made by docs/generate.py from theorbo.schemas.limits; change that and run it. -->",
+        "",
+        "Every queue, window, wait and file is bounded, and its bound stands here: what it is for, why it is what it",
+        "is, and what happens when it is reached. A name ends with its unit: `_BYTES`, `_CHARACTERS`, `_S` (seconds);",
+        "all others are counts. Settings and options that change one name it as their default.",
+    ]
+    for section, names in _limit_sections().items():
+        lines += ["", f"## {section.capitalize()}", "", "| limit | value | meaning |", "|---|---|---|"]
+        lines += [f"| `{name}` | {_quantity(name)} | {meaning} |" for name, meaning in names.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _limit_sections() -> dict[str, dict[str, str]]:
+    """By section, the limits in the order of the file, with what stands below each as a string."""
+    source = inspect.getsource(limits)
+    titles = {
+        number: match.group(1)
+        for number, line in enumerate(source.splitlines(), 1)
+        if (match := re.match(r"# --- (.+?) -+$", line))
+    }
+    body = ast.parse(source).body
+    found: dict[str, dict[str, str]] = {}
+    for limit, text in itertools.pairwise(body):
+        if not (isinstance(limit, ast.Assign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)):
+            continue
+        [name] = limit.targets
+        assert isinstance(name, ast.Name)
+        section = titles[max(number for number in titles if number < limit.lineno)]
+        found.setdefault(section, {})[name.id] = " ".join(str(text.value.value).split()).replace("|", "\\|")
+    return found
+
+
+def _quantity(name: str) -> str:
+    """The value of a limit with its unit, as people say it."""
+    value = getattr(limits, name)
+    if name.endswith("_BYTES"):
+        for unit, size in (("GiB", limits.GIB), ("MiB", limits.MIB), ("KiB", limits.KIB)):
+            if value % size == 0:
+                return f"{value // size} {unit}"
+        return f"{value} bytes"
+    if name.endswith("_S"):
+        for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+            if value >= 2 * size and value % size == 0:
+                return f"{value / size:g} {unit}"
+        return f"{value * 1000:g} ms" if value < 1 else f"{value:g} s"
+    if value > 10**12:
+        return f"2^{value.bit_length() - 1}" if value.bit_count() == 1 else str(value)
+    return f"{value:,} characters" if name.endswith("_CHARACTERS") else f"{value:,}"
+
+
+PAGES = {HERE / "events.md": events_page, HERE / "errors.md": errors_page, HERE / "limits.md": limits_page}
 
 if __name__ == "__main__":
     for path, page in PAGES.items():

@@ -10,6 +10,7 @@ from theorbo.broker.values import (
     Append,
     Batch,
     Committed,
+    Confirm,
     FindViews,
     Input,
     JournalRead,
@@ -24,10 +25,12 @@ from theorbo.broker.values import (
     Received,
     Refer,
     Send,
+    SetAside,
     Tick,
 )
 from theorbo.schemas import events
 from theorbo.schemas.frames import NO_EXECUTION, Command, Header, Message, encode_json
+from theorbo.schemas.limits import LOST_S
 from theorbo.schemas.names import BROKER, EXECUTOR, LAUNCHER, Channel, Source, SourceKind
 from theorbo.schemas.records import encode_record, split_body
 
@@ -58,6 +61,11 @@ class Bus:
         self.pending: list[Any] = []
         self.journal: list[Batch] = []
         self.kept: dict[bytes, Keep] = {}
+        self.confirmed: dict[bytes, int] = {}
+        self.damaged: set[int] = set()
+        """Sequences of rows that cannot be read any more."""
+        self.set_aside: list[int] = []
+        self.lost_after_s = LOST_S
         self.restart()
 
     def restart(self) -> None:
@@ -67,7 +75,7 @@ class Bus:
         self.notes: list[Note] = []
         self.instructions: list[Any] = []
         self.pending.clear()
-        self.core = Core("the-broker", self.journal[-1].sequence if self.journal else 0, self.now)
+        self.core = Core("the-broker", self.journal[-1].sequence if self.journal else 0, self.now, self.lost_after_s)
         for execution, keep in list(self.kept.items()):
             if keep.ended is None:
                 self.give(Recalled(execution, self.past(execution)))
@@ -88,6 +96,10 @@ class Bus:
                     self.pending.append(reference)
                 case Keep():
                     self.kept[instruction.execution] = instruction
+                case Confirm(execution, sequence):
+                    self.confirmed[execution] = max(sequence, self.confirmed.get(execution, 0))
+                case SetAside():
+                    self.set_aside.append(instruction.sequence)
                 case ReadJournal():
                     self.give(self.read(instruction))
                 case FindViews():
@@ -98,9 +110,12 @@ class Bus:
 
     def read(self, wish: ReadJournal) -> JournalRead:
         batches: list[Batch] = []
+        damaged = tuple(batch._replace(body=b"") for batch in self.journal if batch.sequence in self.damaged)
         for batch in self.journal:
             if (
                 batch.sequence > wish.after
+                and batch.sequence not in self.damaged
+                and batch.time >= wish.since
                 and wish.execution in (NO_EXECUTION, batch.execution)
                 and (wish.channels is None or batch.channel in wish.channels)
                 and (
@@ -110,13 +125,15 @@ class Bus:
             ):
                 batches.append(batch)
                 if sum(len(found.body) for found in batches) >= wish.limit_bytes:
-                    return JournalRead(wish.peer, wish.request, wish.after, batches, batch.sequence)
-        return JournalRead(wish.peer, wish.request, wish.after, batches, self.core.committed_sequence)
+                    return JournalRead(wish.peer, wish.request, wish.after, batches, batch.sequence, damaged=damaged)
+        end = self.core.committed_sequence
+        return JournalRead(wish.peer, wish.request, wish.after, batches, end, damaged=damaged)
 
     def past(self, execution: bytes) -> Past | None:
         if execution not in self.kept:
             return None
-        mine = [batch for batch in self.journal if batch.execution == execution]
+        every = [batch for batch in self.journal if batch.execution == execution]
+        mine = [batch for batch in every if batch.sequence not in self.damaged]
         last = {(batch.source, batch.channel): batch.last for batch in mine}
         counts = Counter[tuple[Source, int]]()
         for batch in mine:
@@ -124,9 +141,10 @@ class Bus:
         keep = self.kept[execution]
         return Past(
             [(*stream, number, counts[stream]) for stream, number in last.items()],
-            {batch.channel: batch.last_position for batch in mine},
+            {batch.channel: batch.last_position for batch in every},
             [batch for batch in mine if batch.channel == Channel.SIGNALS],
             None if keep.ended is None else keep.view,
+            self.confirmed.get(execution, 0),
         )
 
     # --- what a test says ------------------------------------------------------------------------
@@ -143,8 +161,9 @@ class Bus:
         *,
         epoch: int = 1,
         incarnation: str = "the first",
+        node: int = 0,
     ) -> None:
-        who = {"executor": "executor", "agent": "agent:0"}
+        who = {"executor": "executor", "agent": f"agent:{node}"}
         speaks = {"source": who[role], "epoch": epoch, "incarnation": incarnation} if role in who else {}
         body = encode_json(role=role, **speaks, version="0.1.0", host="node1", pid=7)
         self.say(peer, Message(Command.HELLO, Header(execution=execution), body), principal)

@@ -19,12 +19,14 @@ DEADLINE_S = 15.0
 
 
 class Talk:
-    """One peer. Everything that arrives stays in `heard`."""
+    """One peer; an Executor's with a second link, as the agent, for what it puts in the name of others. Everything
+    that arrives stays in `heard`.
+    """
 
     def __init__(
         self, connection: Path, role: str = "observer", execution: bytes = NO_EXECUTION, epoch: int = 1
     ) -> None:
-        self.execution = execution
+        self.execution, self.role = execution, role
         agent = Source(SourceKind.AGENT, 0)
         speakers = {
             "executor": Speaker(execution, EXECUTOR, epoch, new_incarnation()),
@@ -33,16 +35,34 @@ class Talk:
         self.link = Link(connection, speakers.get(role))
         self.welcome = self.link.wait_welcome(DEADLINE_S)
         self.heard: list[Message] = []
+        self.connection = connection
+        self._agents: list[Link] = []
 
     def __enter__(self) -> Talk:
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self.link.close()
+        self.close()
+
+    def close(self) -> None:
+        for link in (self.link, *self._agents):
+            link.close()
 
     def listen(self, seconds: float = 0.0) -> None:
-        self.heard += self.link.receive(seconds)
-        self.link.tick()
+        links = [self.link, *self._agents]
+        for link in links:
+            self.heard += link.receive(seconds / len(links))
+            link.tick()
+
+    def link_of(self, source: Source) -> Link:
+        """An Executor may not report for ranks; the agent of its node does."""
+        if self.role != "executor" or source == EXECUTOR:
+            return self.link
+        if not self._agents:
+            agent = Speaker(self.execution, Source(SourceKind.AGENT, 0), 1, new_incarnation())
+            self._agents.append(Link(self.connection, agent))
+            self._agents[0].wait_welcome(DEADLINE_S)
+        return self._agents[0]
 
     def until(self, condition: Callable[[], Any], what: str = "") -> Any:
         deadline = time.monotonic() + DEADLINE_S
@@ -62,7 +82,7 @@ class Talk:
     # --- delivery --------------------------------------------------------------------------------
 
     def put(self, source: Source, channel: Channel, first: int, *records: bytes) -> None:
-        self.link.send(put(source, channel, first, *records, execution=self.execution))
+        self.link_of(source).send(put(source, channel, first, *records, execution=self.execution))
 
     def acknowledged(self, source: Source, channel: Channel) -> int:
         return max(

@@ -214,7 +214,7 @@ class TestDelivery:
         assert len(bus.to(b"A2", Command.ACK)) == 1
 
     def test_without_room_batches_are_dropped_and_asked_for_again_when_there_is_room(self, bus, monkeypatch):
-        monkeypatch.setattr("theorbo.broker.deliveries.PENDING_JOURNAL_BYTES", 1000)
+        monkeypatch.setattr("theorbo.broker.deliveries.PENDING_JOURNAL_BYTES", 1500)
         bus.submit()
         bus.say(b"A", put(RANK, LOG, 1, log("a" * 800)))
         for number in range(2, 6):
@@ -277,7 +277,10 @@ class TestDelivery:
                 Message(Command.PUT, Header(execution=RUN, channel=2, source=RANK, first=1, count=1), b"x\x1e{}\n"),
                 "malformed",
             ),
-            (Message(Command.PUT, Header(execution=RUN, channel=2, source=RANK, first=1, count=0)), "malformed"),
+            (
+                Message(Command.PUT, Header(execution=RUN, channel=2, source=RANK, first=1, count=0), log("a")),
+                "malformed",
+            ),
             (
                 Message(Command.PUT, Header(execution=RUN, channel=2, source=RANK, first=0, count=1), log("a")),
                 "malformed",
@@ -445,7 +448,7 @@ class TestSilence:
     def test_who_says_bye_is_not_silent_but_gone(self, bus):
         bus.submit()
         bus.say(b"E", Message(Command.BYE))
-        assert view_of(bus)["contact"] == {}
+        assert view_of(bus)["contact"] == {"agent:0": "alive"}
 
     def test_an_execution_is_lost_when_all_its_peers_are_silent(self, bus):
         bus.submit()
@@ -478,7 +481,7 @@ class TestSilence:
         bus.give(Tick())
         bus.settle()
         assert bus.states() == []
-        assert view_of(bus)["contact"] == {"executor": "alive"}
+        assert view_of(bus)["contact"] == {"agent:0": "alive", "executor": "alive"}
         bus.pass_time(LOST_S - 1)
         assert bus.states() == []
         bus.pass_time(2)
@@ -602,7 +605,7 @@ class TestListing:
             "execution": RUN.hex(), "task": "galaxies", "experiment": "mfx1", "run": "7", "user": "alice",
             "host": "login", "state": "COMPLETED", "reason": "", "delivering": False, "submitted": 1.0,
             "started": 1.0, "ended": 1.0, "ranks": 1, "ranks_started": 1, "ranks_ended": 1, "hosts": ["node1"],
-            "contact": {}, "heads": {"signals": 10, "log": 3}, "lost": 0,
+            "contact": {}, "heads": {"signals": 10, "log": 3}, "lost": 0, "executor_epoch": 1, "executor_host": "login",
         }  # fmt: skip
 
 
@@ -770,7 +773,7 @@ class TestFloodsOfReads:
         bus.hello(b"O", "observer")
         for request in range(1, READS_PER_PEER + 3):
             bus.say(b"O", Message(Command.READ, Header(request=request), b'{"follow":true}'))
-        assert bus.refusals(b"O") == ["not_allowed"] * 2
+        assert bus.refusals(b"O") == ["busy"] * 2
         bus.say(b"O", Message(Command.CLOSE, Header(request=1)))
         bus.say(b"O", Message(Command.READ, Header(request=1000), b'{"follow":true}'))
         assert len(bus.refusals(b"O")) == 2

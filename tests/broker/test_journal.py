@@ -263,8 +263,12 @@ class TestTrouble:
     def test_a_file_that_is_no_journal_is_refused(self, path):
         path.write_text("my thesis" * 1000)
         with pytest.raises(Unavailable, match="move it away"):
-            Opened(path)
+            Journal.recovered(path, Retention(1e12, 1 << 40, Files(), print), print, print)
         assert path.read_text().startswith("my thesis")
+        path.rename(path.with_name("thesis"))
+        journal, _ = Journal.recovered(path, Retention(1e12, 1 << 40, Files(), print), print, print)
+        assert journal.last_sequence == 0
+        assert journal.close(10)
 
     def test_on_a_full_disk_nothing_is_committed_and_nothing_lost(self, small_disk):
         opened = Opened(small_disk / "journal.sqlite")
@@ -311,6 +315,7 @@ class TestRetention:
         sequence = 0
         for number, ended in enumerate((100.0, 4e9, None)):
             execution = bytes([number]) * 16
+            opened.journal.submit([keep(execution, number)])
             for first in range(1, 501):
                 sequence += 1
                 opened.write(batch(sequence, first, "x" * 1000, execution=execution)) if first == 500 else (
@@ -386,7 +391,7 @@ def test_retention_works_under_load_too(path, monkeypatch):
         return commit(self, writer, items)
 
     class Stepping(Retention):
-        def step(self, writer: sqlite3.Connection) -> bool:
+        def step(self, writer: sqlite3.Connection, wall: float, monotonic: float) -> bool:
             stepped.set()
             return False
 

@@ -18,14 +18,14 @@ import zmq
 
 from tests.conftest import RunningBroker
 from theorbo.schemas.connection import Connection, KeyPair, key_file
-from theorbo.schemas.errors import Unavailable
+from theorbo.schemas.errors import Refused, Unavailable
 from theorbo.schemas.frames import Command, Header, Message, decode_json, encode_json
-from theorbo.schemas.limits import BATCH_EVENTS, EMBEDDED_IDLE_S, MESSAGE_BYTES
+from theorbo.schemas.limits import BATCH_EVENTS, EMBEDDED_IDLE_S, MESSAGE_BYTES, SUBSCRIPTION_BYTES, SUBSCRIPTIONS
 from theorbo.schemas.link import configure, open_link, start_own_broker
-from theorbo.schemas.names import EXECUTOR, Channel, topic
+from theorbo.schemas.names import EXECUTOR, Channel, Speaker, new_incarnation, topic
 from theorbo.schemas.records import split_body
 
-from .bus import AGENT, RANK, log, put, record
+from .bus import AGENT, RANK, decoded, log, record
 from .talk import DEADLINE_S, Talk, lines, submitted
 
 LOG, SIGNALS = Channel.LOG, Channel.SIGNALS
@@ -177,6 +177,7 @@ class TestBadInput:
 
     def test_a_key_that_is_not_on_the_list_gets_nothing(self, broker, plugs):
         with submitted(broker.connection_file) as executor:
+            executor.put_and_wait(RANK, LOG, 1, log("not secret"))
             public, secret = zmq.curve_keypair()
             KeyPair(public.decode(), secret.decode()).save(key_file())
             socket, sub = plugs.dealer(broker), plugs.sub(broker, b"")
@@ -184,7 +185,7 @@ class TestBadInput:
                 socket.send_multipart(
                     Message(Command.HELLO, Header(), encode_json(role="observer")).encode(), zmq.NOBLOCK
                 )
-            executor.put_and_wait(RANK, LOG, 1, log("secret"))
+            executor.put_and_wait(RANK, LOG, 2, log("secret"))
             assert socket.poll(1500) == 0
             assert sub.poll(0) == 0
 
@@ -193,6 +194,26 @@ class TestBadInput:
         with contextlib.suppress(zmq.Again):  # libzmq may have dropped the connection for good by now
             socket.send_multipart(Message(Command.HELLO, Header(), encode_json(role="observer")).encode(), zmq.NOBLOCK)
         assert socket.poll(1000) == 0
+
+
+class TestSubscriptions:
+    def test_a_connection_with_too_many_is_closed_and_nobody_else_notices(self, broker, plugs):
+        honest, greedy = plugs.sub(broker, b"beacon/"), plugs.sub(broker)
+        monitor = plugs.monitor(greedy, zmq.EVENT_DISCONNECTED)
+        for number in range(1, SUBSCRIPTIONS + 2):
+            greedy.subscribe(b"nonce/%d" % number)
+            if number % 500 == 0:  # libzmq drops those for which there is no room
+                while greedy.recv_multipart()[0] != b"nonce/%d" % number:
+                    pass
+        assert monitor.poll(int(DEADLINE_S * 1000)), "the connection goes on"
+        assert honest.recv_multipart()[0] == b"beacon/"
+
+    def test_a_topic_that_is_too_long_closes_its_connection(self, broker, plugs):
+        honest, greedy = plugs.sub(broker, b"beacon/"), plugs.sub(broker)
+        monitor = plugs.monitor(greedy, zmq.EVENT_DISCONNECTED)
+        greedy.subscribe(b"x" * (SUBSCRIPTION_BYTES + 1))
+        assert monitor.poll(int(DEADLINE_S * 1000)), "the connection goes on"
+        assert honest.recv_multipart()[0] == b"beacon/"
 
 
 class TestRestart:
@@ -297,6 +318,56 @@ class TestRestart:
         assert "was removed or replaced" in broker.log
         assert "Traceback" not in broker.log
         assert not broker.connection_file.exists()
+
+    def test_what_an_executor_has_confirmed_is_known_after_a_restart(self, broker):
+        with submitted(broker.connection_file) as executor:
+            executor.put_and_wait(RANK, LOG, 1, *lines(1, 5))
+            executor.read(follow=True)
+            last = executor.wait(Command.EVENTS, 2)[-1].header
+            credit = Header(request=last.request, execution=executor.execution, count=100, sequence=last.sequence)
+            executor.link.send(Message(Command.CREDIT, credit))
+            executor.list()  # the broker has it
+            broker.stop()
+            broker.restart()
+            with Talk(broker.connection_file, "executor", executor.execution, epoch=2) as second:
+                told = decode_json(second.welcome.body)
+                assert (told["accepted"], told["confirmed"], told["given"]) == (1, last.sequence, last.sequence)
+                assert second.list()[0]["executor_epoch"] == 2
+            former = Speaker(executor.execution, EXECUTOR, 1, new_incarnation())
+            with pytest.raises(Refused, match="epoch 2, this one 1"):
+                open_link(str(broker.connection_file), former)
+
+    def test_a_row_that_is_damaged_on_disk_is_reported_as_a_loss(self, broker):
+        with submitted(broker.connection_file) as executor:
+            executor.put_and_wait(RANK, LOG, 1, *lines(1, 3))
+            executor.put_and_wait(RANK, LOG, 4, *lines(4, 3))
+            broker.stop()
+            connection = sqlite3.connect(broker.state / "journal.sqlite")
+            connection.execute(
+                "UPDATE batches SET body = replace(body, 'line 2', 'lime 2') WHERE first = 1 AND channel = 2"
+            )
+            connection.commit()
+            connection.close()
+            broker.restart()
+            executor.heard.clear()
+            executor.until(lambda: executor.got(Command.WELCOME), "a new WELCOME")
+            executor.read(follow=True)
+            executor.until(lambda: "line 6" in executor.texts(), "the rows after the damaged one")
+            assert "line 1" not in executor.texts()
+            events = executor.until(
+                lambda: [e for m in executor.got(Command.EVENTS) for e in decoded(m.body) if e.kind == "loss"],
+                "the loss",
+            )
+            assert [(e.stream, e.first, e.last, e.count) for e in events] == [("rank:0/log", 1, 3, 3)]
+            assert executor.list()[0]["lost"] == 3
+
+    def test_silence_of_the_configured_length_makes_an_execution_lost(self, isolation):
+        (isolation / "short").mkdir()
+        broker = RunningBroker(isolation / "short", "--lost-after", "2")
+        submitted(broker.connection_file).close()
+        with Talk(broker.connection_file) as observer:
+            observer.until(lambda: [v for v in observer.list(all=True) if v["state"] == "LOST"], "LOST")
+        broker.stop()
 
 
 class TestCommand:
@@ -456,7 +527,7 @@ class TestEmbedded:
 
 def test_numbers_at_the_end_of_their_range_end_nothing(broker):
     with submitted(broker.connection_file) as executor:
-        executor.link.send(put(RANK, LOG, 2**64 - 2, log("far away"), execution=executor.execution))
+        executor.put(RANK, LOG, 2**64 - 2, log("far away"))
         executor.put_and_wait(RANK, LOG, 1, log("near"))
 
 

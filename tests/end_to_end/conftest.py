@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.end_to_end.deaths import Asking, Scene
+
 TASKS = Path(__file__).parent / "tasks.py"
 
 
@@ -37,3 +39,19 @@ def run(run_theorbo):
         return Run(run_theorbo("run", f"{TASKS}:{name}", "--json", *options, timeout=timeout))
 
     return run_task
+
+
+@pytest.fixture
+def scene(tmp_path):
+    """An execution that reports all the time, to be harmed. Afterwards nothing of it is left."""
+    scene = Scene(tmp_path)
+    yield scene
+    scene.close()
+
+
+@pytest.fixture
+def asking(broker):
+    """Asks the broker what it knows of an execution."""
+    asking = Asking(broker.connection_file)
+    yield asking
+    asking.close()

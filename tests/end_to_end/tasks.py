@@ -176,3 +176,46 @@ class MpiAbort(_Mpi):
 class MpiRaises(_Mpi):
     def die(self, MPI):
         raise RuntimeError("detector is off")
+
+
+class Ticks(Task):
+    """Reports `tick 0`, `tick 1` … until a file is there, and keeps its own count of them beside it: what stands
+    there was reported before, for the call had returned.
+    """
+
+    class Parameters:
+        def __init__(self, until: str, every_s: float = 0.05):
+            self.until = until
+            self.every_s = every_s
+
+    def _run(self):
+        count = 0
+        with open(self.parameters.until + ".count", "w") as own:
+            while not os.path.exists(self.parameters.until):
+                log(f"tick {count}")
+                count += 1
+                own.seek(0)
+                own.write(str(count))
+                own.flush()
+                time.sleep(self.parameters.every_s)
+
+
+class Halves(Task):
+    """Two bursts of lines, each with a result; between them it waits for a file."""
+
+    class Parameters:
+        def __init__(self, gate: str, count: int = 100):
+            self.gate = gate
+            self.count = count
+
+    def _run(self):
+        self.half("first")
+        while not os.path.exists(self.parameters.gate):
+            time.sleep(0.01)
+        self.half("second")
+
+    def half(self, name: str) -> None:
+        for number in range(self.parameters.count):
+            log(f"{name} {number}")
+        result({"half": name}, name=name, summary=f"{name} half")
+        log(f"{name} done")

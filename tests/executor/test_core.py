@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from theorbo.executor import core
-from theorbo.executor.core import (
+from theorbo.executor import hooks, values
+from theorbo.executor.core import Supervisor
+from theorbo.executor.reported import Reported
+from theorbo.executor.values import (
     Accepted,
     CallHooks,
     EndLauncher,
@@ -16,12 +18,10 @@ from theorbo.executor.core import (
     LauncherEnded,
     Notice,
     Report,
-    Supervisor,
     Tick,
     Wanted,
     Wish,
 )
-from theorbo.executor.reported import Reported
 from theorbo.schemas import events
 from theorbo.schemas.frames import Header
 from theorbo.schemas.limits import CONNECT_S, DETACH_S, DRAIN_S, KILL_WAIT_S, LAUNCHER_WORD_S, LOST_S
@@ -49,11 +49,11 @@ def launched(**options) -> Supervisor:
     return started
 
 
-def kinds(instructions: list[core.Instruction]) -> list[type]:
+def kinds(instructions: list[values.Decision]) -> list[type]:
     return [type(instruction) for instruction in instructions]
 
 
-def request(instructions: list[core.Instruction]) -> events.ControlRequested:
+def request(instructions: list[values.Decision]) -> events.ControlRequested:
     (event,) = [i.event for i in instructions if isinstance(i, Report)]
     assert isinstance(event, events.ControlRequested)
     return event
@@ -187,7 +187,7 @@ def test_the_wait_for_the_launchers_word_counts_only_while_the_broker_is_heard()
 
 def test_a_launcher_that_could_not_be_started_is_reported_at_the_next_tick():
     running = launched()
-    running.handle(LauncherEnded(None, "no memory"), T0 + 1)
+    running.handle(LauncherEnded(None, "no memory", started=False), T0 + 1)
     assert running.deadline == T0 + 1
     (report,) = running.handle(Tick(0.0), T0 + 1)
     assert report.event.reason == "the launcher could not be started: no memory"
@@ -285,12 +285,12 @@ def test_a_closed_terminal_lets_go_also_before_anything_runs():
     ],
 )
 def test_every_kind_that_a_task_reports_has_its_hook(event, hook):
-    assert core.hooks_of(event) == ("ANY", hook)
-    assert hook in core.HOOK_NAMES
+    assert hooks.hooks_of(event) == ("ANY", hook)
+    assert hook in hooks.HOOK_NAMES
 
 
 def test_an_event_without_a_hook_of_its_own_is_still_any_event():
-    assert core.hooks_of(events.AgentStarted(time=1.0, host="n")) == ("ANY",)
+    assert hooks.hooks_of(events.AgentStarted(time=1.0, host="n")) == ("ANY",)
 
 
 def test_after_the_end_nothing_follows_any_more():

@@ -50,7 +50,17 @@ def test_the_last_line_says_how_and_why_it_ended():
 
 
 def test_a_task_that_was_let_go_is_told_with_how_to_follow_it():
-    assert outcome(State.RUNNING).sentences()[-1] == f"follow it: theorbo tail --execution {EXECUTION}"
+    assert outcome(State.RUNNING).sentences()[1:] == [
+        f"take it up again: theorbo attach {EXECUTION}",
+        f"follow it: theorbo tail --execution {EXECUTION}",
+    ]
+
+
+def test_whoever_was_taken_over_from_says_so_and_is_no_success():
+    fenced = dataclasses.replace(outcome(State.RUNNING, "another Executor has taken over"), fenced=True)
+    assert fenced.exit_status == ExitStatus.UNAVAILABLE
+    assert fenced.sentences()[0].startswith("another Executor has taken over; FindPeaks goes on as execution ")
+    assert "--take-over" in fenced.sentences()[1]
 
 
 def test_only_an_interrupt_that_let_go_is_no_success():
@@ -77,7 +87,7 @@ def test_what_a_task_says_of_itself_cannot_steer_the_terminal():
 def test_as_an_object_it_is_plain_json():
     assert outcome(State.COMPLETED, results=(result(0, "x"),)).as_object() == {
         "kind": "outcome", "execution": EXECUTION, "task": "FindPeaks", "experiment": "mfx1", "run": "7",
-        "state": "COMPLETED", "reason": "", "final": True, "exit_status": 0, "duration_s": 1.25,
+        "state": "COMPLETED", "reason": "", "final": True, "exit_status": 0, "duration_s": 1.25, "redelivered": 0,
         "results": [{"rank": 0, "name": "result", "summary": "x", "position": 1}],
     }  # fmt: skip
 

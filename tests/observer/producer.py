@@ -22,20 +22,32 @@ AGENT = Source(SourceKind.AGENT, 0)
 DEADLINE_S = 20.0
 
 
+class _Speaking:
+    """The Executor or the agent: what it delivers, and over which link."""
+
+    def __init__(self, connection_file: Path, execution: bytes, source: Source) -> None:
+        self.delivery = Delivery(execution)
+        self.link = Link(connection_file, Speaker(execution, source, 1, new_incarnation()))
+
+
 class Producer:
     """One execution. `put` reports, `flush` waits until all of it is in the journal."""
 
     def __init__(self, connection_file: Path, **submitted: Any) -> None:
         self.execution = uuid.uuid4().bytes
-        self._delivery = Delivery(self.execution)
+        self.journaled_at = 0.0  # when it heard of the last commit
         self._attachments: dict[str, bytes] = {}
-        self._link = Link(connection_file, Speaker(self.execution, EXECUTOR, 1, new_incarnation()))
+        self._executor = _Speaking(connection_file, self.execution, EXECUTOR)
+        self._speaking = [self._executor]
+        self._link = self._executor.link
         self.put(
             EXECUTOR,
             kind="execution_submitted",
             **{"task": "galaxies", "user": getpass.getuser(), "host": "here", **submitted},
         )
         self.flush()
+        self._agent = _Speaking(connection_file, self.execution, AGENT)
+        self._speaking.append(self._agent)
 
     @property
     def id(self) -> str:
@@ -43,7 +55,8 @@ class Producer:
 
     def put(self, source: Source = RANK, *, channel: Channel | None = None, **fields: Any) -> None:
         record = encode_record({"kind": fields.pop("kind"), "time": time.time(), **fields})
-        self._delivery.offer(source, channel or channel_of(record), record)
+        speaking = self._executor if source == EXECUTOR else self._agent
+        speaking.delivery.offer(source, channel or channel_of(record), record)
 
     def log(self, *texts: str) -> None:
         for text in texts:
@@ -73,7 +86,9 @@ class Producer:
         self.put(kind="rank_ended", exit_code=exit_code)
         self.put(LAUNCHER, kind="launcher_ended", exit_code=exit_code)
         self.flush()
-        streams = {str(stream): count for stream, count in self._delivery.counts().items() if stream.source == RANK}
+        streams = {
+            str(stream): count for stream, count in self._agent.delivery.counts().items() if stream.source == RANK
+        }
         self.put(AGENT, kind="agent_closed", streams=streams)
         self.flush()
         deadline = time.monotonic() + DEADLINE_S
@@ -86,36 +101,42 @@ class Producer:
 
     def pump(self) -> None:
         """Send what can be sent, take what has arrived."""
-        now = time.time()
-        for item in self._delivery.outgoing(now):
-            self._send(item)
-        for message in self._link.receive(0.01):
+        for speaking in self._speaking:
+            self._pump(speaking, time.time())
+
+    def _pump(self, speaking: _Speaking, now: float) -> None:
+        delivery, link = speaking.delivery, speaking.link
+        for item in delivery.outgoing(now):
+            self._send(link, item)
+        for message in link.receive(0.005):
             header = message.header
             if message.command == Command.WELCOME:
-                self._delivery.welcomed()
+                delivery.welcomed()
             elif message.command == Command.ACK:
-                self._delivery.handle_ack(header, now)
+                self.journaled_at = now
+                delivery.handle_ack(header, now)
             elif message.command == Command.STORED:
                 known = Attachment(message.body.hex(), header.position)
-                for item in self._delivery.handle_stored(known, header.first, now):
-                    self._send(item)
+                for item in delivery.handle_stored(known, header.first, now):
+                    self._send(link, item)
             elif message.command == Command.REFUSED:
                 raise AssertionError(message)
-        self._link.tick()
+        link.tick()
 
-    def _send(self, item: Message | SendChunk) -> None:
+    def _send(self, link: Link, item: Message | SendChunk) -> None:
         if isinstance(item, SendChunk):
             digest, content = bytes.fromhex(item.attachment.sha256), self._attachments[item.attachment.sha256]
             data = content[item.offset : item.offset + item.length]
             header = Header(execution=self.execution, first=item.offset, count=len(data), position=item.attachment.size)
             item = Message(Command.ATTACH, header, digest + data)
-        self._link.send(item)
+        link.send(item)
 
     def flush(self) -> None:
         deadline = time.monotonic() + DEADLINE_S
-        while not self._delivery.idle:
+        while not all(speaking.delivery.idle for speaking in self._speaking):
             assert time.monotonic() < deadline, "the broker does not acknowledge"
             self.pump()
 
     def close(self) -> None:
-        self._link.close()
+        for speaking in self._speaking:
+            speaking.link.close()

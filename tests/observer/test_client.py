@@ -192,5 +192,6 @@ def test_waiting_costs_next_to_nothing(broker, producer):
             break
     used, lasted = time.thread_time() - before, time.monotonic() - began
     items.close()
+    thread.join()
     assert lasted > 3
     assert used < 0.01 * lasted

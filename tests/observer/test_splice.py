@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from theorbo.observer.splice import Ask, Deliver, Gap, Instruction, Splice
+from theorbo.observer.splice import SKIPPED, Ask, Deliver, Gap, Instruction, Splice
 from theorbo.schemas.frames import Header
 from theorbo.schemas.limits import ANSWER_S, REPAIR_TRIES, REPAIRS_AT_ONCE
 from theorbo.schemas.names import Channel
@@ -165,6 +165,69 @@ def test_forgotten_executions_do_not_come_twice():
     reader.take(splice.live(*batch(4, sequence=200), 0.0))
     reader.take(splice.repaired(*batch(1, 3, sequence=101), 0.0))
     assert reader.of() == [1, 2, 3, 4]
+
+
+def test_without_repairs_a_gap_is_told_at_once_and_nothing_is_asked_or_held():
+    splice, reader = joined({A: {LOG: 5}}, repairs=False)
+    reader.take(splice.live(*batch(9), 0.0))
+    assert reader.gaps == [Gap(A, LOG, 6, 8, SKIPPED)]
+    assert reader.of() == [9]
+    reader.take(splice.live(*batch(7), 0.0))
+    reader.take(splice.tick(ANSWER_S + 1))
+    assert (reader.of(), reader.asks, splice.held_bytes) == ([9], [], 0)
+
+
+def test_without_repairs_a_beacon_tells_what_was_dropped_last():
+    splice, reader = joined({A: {LOG: 5}}, repairs=False)
+    reader.take(splice.beacon({A: {LOG: 7}}, 0.0, 50.0))
+    assert reader.gaps == [Gap(A, LOG, 6, 7, SKIPPED)]
+
+
+def test_without_repairs_a_listing_counts_when_a_later_beacon_has_come():
+    """It came by another connection: what it names may still be under way on the live stream."""
+    splice, reader = joined({A: {LOG: 5}}, repairs=False)
+    reader.take(splice.listed({A: {LOG: 7}}, 0.0, 50.0))
+    reader.take(splice.beacon({A: {LOG: 5}}, 0.0, 49.0))
+    reader.take(splice.live(*batch(6), 0.0))
+    assert (reader.gaps, reader.of()) == ([], [6])
+    reader.take(splice.beacon({}, 0.0, 51.0))
+    assert reader.gaps == [Gap(A, LOG, 7, 7, SKIPPED)]
+    assert splice.caught_up(A, {LOG: 7})
+
+
+def test_without_repairs_what_came_while_joining_and_had_no_room_is_told():
+    splice, reader = Splice(held_bytes=2000, repairs=False), Reader()
+    for position in range(1, 50):
+        reader.take(splice.live(*batch(position), 0.0))
+    reader.take(splice.snapshot({A: {LOG: 1}}, 100, 0.0))
+    held = reader.of()[-1]
+    assert reader.of() == list(range(2, held + 1))
+    assert reader.gaps == [Gap(A, LOG, held + 1, 49, SKIPPED)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["live", "dropped", "beacon"])), max_size=40))
+def test_without_repairs_events_and_gaps_together_are_everything_in_order(steps):
+    splice, reader = joined({A: {LOG: 5}}, repairs=False)
+    head, together = 5, []
+    for count, what in steps:
+        if what == "beacon":
+            out = splice.beacon({A: {LOG: head}}, 0.0)
+        else:
+            made = batch(head + 1, count + 1)
+            head += count + 1
+            out = splice.live(*made, 0.0) if what == "live" else []
+        for item in out:
+            first, last = (
+                (item.first, item.last)
+                if isinstance(item, Gap)
+                else (item.header.position, item.header.position + item.header.count - 1)
+            )
+            together += range(first, last + 1)
+        reader.take(out)
+    for item in splice.beacon({A: {LOG: head}}, 0.0):
+        together += range(item.first, item.last + 1)
+    assert together == list(range(6, head + 1))
+    assert not reader.asks
 
 
 # --- everything at once --------------------------------------------------------------------------

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from theorbo.observer.filters import Filter
-from theorbo.observer.subscription import (
+from theorbo.observer.subscription import Subscription
+from theorbo.observer.values import (
     Batch,
     Finished,
     Missed,
     Snapshot,
     Subscribe,
-    Subscription,
     Unsubscribe,
 )
-from theorbo.schemas.errors import ProtocolError
+from theorbo.schemas.errors import ProtocolError, Refused
 from theorbo.schemas.frames import Command, Header, Message, decode_json, encode_json
 from theorbo.schemas.limits import ANSWER_S, LISTING_ROWS, REPAIR_CREDIT_BYTES, SUSPECT_S
 from theorbo.schemas.names import BROKER, Channel, Source, SourceKind, topic
@@ -56,6 +56,7 @@ class Peer:
 
     def __init__(self, wanted: Filter | None = None, **options: Any) -> None:
         self.now = 0.0
+        self.reading = 0  # request of the READ of the past
         self.subscription = Subscription(
             wanted or Filter(), map(str, itertools.count(1)).__next__, itertools.count(1).__next__, **options
         )
@@ -165,6 +166,17 @@ def test_a_gap_that_is_refused_is_told():
     assert events(out) == [(A, 6)]
 
 
+@pytest.mark.parametrize("code", ["busy", "journal"])
+def test_a_gap_that_cannot_be_read_now_is_asked_for_again_and_is_no_loss(code):
+    peer = Peer().confirm()
+    peer.list(view(A, log=3))
+    peer.publish(live(6))
+    read = peer.sent(Command.READ)[0]
+    assert peer.answer(Command.REFUSED, read.header, code=code, message="later") == []
+    peer.take(peer.subscription.tick(ANSWER_S + 1))
+    assert len(peer.sent(Command.READ)) == 1
+
+
 def test_an_execution_that_only_the_beacon_names_is_asked_for_and_read_from_its_beginning():
     peer = Peer(Filter.of(task="galaxies")).confirm()
     peer.list()
@@ -208,6 +220,112 @@ def test_a_broker_with_another_journal_begins_everything_again():
     assert any(isinstance(item, Snapshot) for item in out)
     assert events(peer.publish(live(2))) == [(A, 2)]
     assert peer.publish(beacon("one", a={"log": 50})) == []
+
+
+def test_the_latest_are_never_read_from_the_journal():
+    peer = Peer(policy="latest").confirm()
+    peer.list(view(A, log=3))
+    out = peer.publish(live(6))
+    missed = next(item for item in out if isinstance(item, Missed))
+    assert missed[1:4] == (Channel.LOG, 4, 5)
+    assert events(out) == [(A, 6)]
+    assert not peer.sent(Command.READ)
+    assert any(isinstance(item, Missed) for item in peer.publish(beacon(a={"log": 9})))
+
+
+def past(peer: Peer, position: int, sequence: int, execution: bytes = A) -> list[Any]:
+    """An answer to the READ of the past."""
+    batch = live(position, execution)
+    header = batch.header._replace(request=peer.reading, sequence=sequence)
+    return peer.take(peer.subscription.answered(Message(Command.EVENTS, header, batch.body), peer.now))
+
+
+def since(**options: Any) -> Peer:
+    """Joined, with the past of A up to position 3 asked for."""
+    peer = Peer(since=17.0, **options).confirm()
+    out = peer.list(view(A, log=3))
+    assert not any(isinstance(item, Snapshot) for item in out)
+    (read,) = peer.sent(Command.READ)
+    peer.reading = read.header.request
+    assert decode_json(read.body)["since"] == 17.0
+    return peer
+
+
+def test_the_past_comes_before_the_snapshot_and_what_follows_after_it():
+    peer = since()
+    assert events(peer.publish(live(4)) + peer.publish(beacon(a={"log": 4}))) == []
+    assert events(past(peer, 2, 900)) == [(A, 2)]
+    assert events(past(peer, 3, 901)) == [(A, 3)]
+    out = peer.answer(Command.END, Header(request=peer.reading))
+    assert isinstance(out[0], Snapshot)
+    assert events(out) == [(A, 4)]
+    assert events(peer.publish(live(5))) == [(A, 5)]
+
+
+def test_in_the_past_an_unknown_execution_is_asked_for_and_left_out_if_it_is_not_wanted():
+    peer = since(wanted=Filter.of(task="galaxies"))
+    past(peer, 1, 900, B)
+    (asked,) = peer.sent(Command.LIST)
+    assert asked.header.execution == B
+    assert events(peer.answer(Command.LISTING, asked.header, executions=[view(B, "COMPLETED", log=1)])) == [(B, 1)]
+    past(peer, 1, 901, C)
+    (asked,) = peer.sent(Command.LIST)
+    foreign = {**view(C, "COMPLETED", log=1), "task": "peaks"}
+    assert events(peer.answer(Command.LISTING, asked.header, executions=[foreign])) == []
+    past(peer, 1, 902, b"d" * 16)
+    (asked,) = peer.sent(Command.LIST)
+    peer.answer(Command.REFUSED, asked.header, code="unknown_execution", message="retention has removed it")
+    assert any(isinstance(item, Snapshot) for item in peer.answer(Command.END, Header(request=peer.reading)))
+
+
+def test_a_broker_that_is_restarted_while_the_past_is_read_is_asked_for_the_rest():
+    peer = since()
+    past(peer, 2, 900)
+    peer.answer(Command.WELCOME, Header(), broker="one")
+    peer.confirm()
+    peer.list(view(A, log=4), sequence=1100)
+    (read,) = peer.sent(Command.READ)
+    assert decode_json(read.body)["after"] == 900
+    peer.reading = read.header.request
+    assert events(past(peer, 3, 901) + past(peer, 4, 1001)) == [(A, 3), (A, 4)]
+    assert isinstance(peer.answer(Command.END, Header(request=peer.reading))[0], Snapshot)
+
+
+def test_a_broker_with_another_journal_gives_another_snapshot_and_not_the_past_again():
+    peer = since()
+    past(peer, 3, 901)
+    peer.answer(Command.END, Header(request=peer.reading))
+    peer.answer(Command.WELCOME, Header(), broker="two")
+    out = peer.confirm().list(view(A, log=1))
+    assert any(isinstance(item, Snapshot) for item in out)
+    assert not peer.sent(Command.READ)
+
+
+def test_a_broker_with_another_journal_while_the_past_is_read_is_asked_for_the_rest_of_it():
+    peer = since()
+    past(peer, 2, 901)
+    peer.answer(Command.WELCOME, Header(), broker="two")
+    peer.confirm()
+    peer.list(view(A, log=2), sequence=1_000_000_950)
+    (read,) = peer.sent(Command.READ)
+    assert decode_json(read.body)["after"] == 901
+    peer.reading = read.header.request
+    assert events(past(peer, 2, 1_000_000_901)) == [(A, 2)]  # it was given again: an observer starts anew
+    out = peer.answer(Command.END, Header(request=peer.reading))
+    assert isinstance(out[0], Snapshot)
+
+
+def test_a_past_that_cannot_be_read_now_is_asked_for_again():
+    peer = since()
+    peer.answer(Command.REFUSED, Header(request=peer.reading), code="busy", message="later")
+    peer.take(peer.subscription.tick(ANSWER_S + 1))
+    assert len(peer.sent(Command.READ)) == 1
+
+
+def test_a_past_that_cannot_be_read_is_an_error():
+    peer = since()
+    with pytest.raises(Refused, match="not yours"):
+        peer.answer(Command.REFUSED, Header(request=peer.reading), code="not_allowed", message="not yours")
 
 
 @pytest.mark.parametrize("lost", ["first nonce", "second nonce", "listing"])

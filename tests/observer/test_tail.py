@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
+import time
+from datetime import UTC, datetime
 
 import pytest
 
@@ -90,9 +93,8 @@ def test_of_an_execution_that_has_ended_already_the_state_is_shown_and_that_is_a
     (line,) = done.stdout.splitlines()
     assert "FAILED" in line
     assert "exit code 3" in line
-    assert (done.returncode, done.stderr) == (
-        0, f"theorbo tail: it has ended; theorbo result {one.id} shows its results\n",
-    )  # fmt: skip
+    where = f"theorbo replay {one.id} shows its events, theorbo result {one.id} its results"
+    assert (done.returncode, done.stderr) == (0, f"theorbo tail: it has ended; {where}\n")
 
 
 def test_a_broker_that_is_killed_and_started_again_leaves_no_trace_in_the_stream(broker, producer, tail):
@@ -174,3 +176,138 @@ def test_what_cannot_be_meant_is_refused_in_one_line(broker, run_theorbo, option
 def test_a_kind_that_is_mistyped_is_watched_for_with_a_hint(tail):
     watching = tail("--kind", "metrics")
     assert watching.end() == 130
+
+
+# --- the past --------------------------------------------------------------------------------------
+
+
+def test_the_past_comes_first_then_the_present_state_and_each_event_once(producer, tail):
+    one, other = producer(experiment="mfx1"), producer(experiment="cxi2")
+    one.log(*map(str, range(100)))
+    other.log("not this")
+    one.flush()
+    other.flush()
+    watching = tail("--json", "--since", "1h", "--experiment", "mfx1")
+    one.log(*map(str, range(100, 200)))
+    one.flush()
+    seen = watching.until(lambda item: item.get("text") == "199")
+    assert logs(seen) == list(map(str, range(200)))
+    assert {item["execution"] for item in seen} == {one.id}
+    kinds = [item["kind"] for item in seen]
+    assert kinds.index("execution_submitted") < kinds.index("snapshot")
+    assert kinds.count("snapshot") == 1
+
+
+def test_the_past_begins_when_it_was_asked_to(producer, tail, wait_for):
+    one = producer()
+    one.log("old")
+    one.flush()
+    wait_for(lambda: time.time() > one.journaled_at + 0.05)
+    between = datetime.fromtimestamp(time.time(), UTC).isoformat()
+    one.log("new")
+    one.flush()
+    watching = tail("--json", "--kind", "log", "--since", between)
+    assert logs([watching.object()]) == ["new"]
+
+
+def test_of_an_execution_that_has_ended_its_past_is_shown_and_that_is_all(broker, producer, run_theorbo):
+    one = producer()
+    one.log("last words")
+    one.end()
+    options = ("--execution", one.id, "--since", "1h", "--json", "--verify", "--broker", broker.connection_file)
+    done = run_theorbo("tail", *options)
+    objects = [json.loads(line) for line in done.stdout.splitlines()]
+    assert logs(objects) == ["last words"]
+    assert (objects[0]["kind"], objects[-2]["kind"], objects[-1]["kind"]) == (
+        "execution_submitted", "snapshot", "verification",
+    )  # fmt: skip
+    assert (done.returncode, objects[-1]["ok"]) == (0, True), objects[-1]
+    assert "it has ended; theorbo result" in done.stderr
+
+
+# --- the proof -------------------------------------------------------------------------------------
+
+
+def test_verify_ends_with_a_table_of_streams_and_the_verdict(producer, tail):
+    one = producer()
+    one.log("before")
+    one.flush()
+    watching = tail("--verify", "--until-ended", "--execution", one.id)
+    one.log(*map(str, range(500)))
+    one.end()
+    lines = watching.rest()
+    assert watching.end() == 0, lines[-3:]
+    table = [line.split() for line in lines[lines.index(next(line for line in lines if line.startswith("STREAM"))) :]]
+    rows = {row[0].split("/", 1)[1]: row[1:] for row in table[1:-1]}
+    assert table[0] == ["STREAM", "FIRST", "LAST", "EVENTS", "GAPS", "TOLD", "DOUBLE", "REPORTED"]
+    assert rows["rank:0/log"] == ["2", "501", "500", "0", "0", "0", "501"]
+    assert rows["rank:0/signals"] == ["1", "2", "2", "0", "0", "0", "2"]
+    assert lines[-1].startswith("verified: ")
+    assert lines[-1].endswith("gaps 0, duplicates 0")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_verify_tells_the_verdict_also_when_it_is_ended(producer, tail, number):
+    one = producer()
+    watching = tail("--verify", "--json", "--kind", "log")
+    watching.object()
+    one.log("a", "b")
+    one.flush()
+    watching.until(lambda item: item["text"] == "b")
+    watching.process.send_signal(number)
+    (last,) = watching.rest()
+    assert watching.process.returncode == 0
+    said = json.loads(last)
+    assert (said["kind"], said["ok"], said["problems"]) == ("verification", True, [])
+    streams = {(item["source"], item["channel"]): item for item in said["streams"]}
+    assert streams["rank:0", "log"].items() >= {"first": 1, "last": 2, "events": 2, "gaps": 0, "duplicates": 0}.items()
+
+
+def test_a_broker_with_another_journal_leads_to_another_snapshot(broker, producer, tail):
+    one = producer()
+    watching = tail("--json", "--verify")
+    watching.object()
+    one.log("in the first journal")
+    one.flush()
+    watching.until(lambda item: item["kind"] == "log")
+    broker.stop()
+    for file in broker.state.glob("journal*"):
+        file.unlink()
+    broker.start()
+    watching.wait_said("nothing is running now; what follows is live")
+    two = producer()
+    two.log("in the second")
+    two.flush()
+    seen = watching.until(lambda item: item["kind"] == "log")
+    assert (seen[0]["kind"], seen[0]["execution"], seen[-1]["text"]) == (
+        "execution_submitted", two.id, "in the second",
+    )  # fmt: skip
+    watching.process.send_signal(signal.SIGINT)
+    last = json.loads(watching.rest()[-1])
+    assert (watching.process.returncode, last["problems"]) == (0, [])
+
+
+def test_a_reader_of_the_latest_that_was_stopped_is_told_how_much_it_has_missed(producer, tail):
+    one = producer()
+    watching = tail("--json", "--latest", "--verify", "--until-ended", "--execution", one.id)
+    watching.object()
+    watching.process.send_signal(signal.SIGSTOP)
+    for number in range(4000):
+        one.log(f"{number} {'x' * 5000}")
+        one.pump()
+    one.flush()
+    watching.process.send_signal(signal.SIGCONT)
+    one.end()
+    objects = [json.loads(line) for line in watching.rest()]
+    seen = len([item for item in objects if item["kind"] == "log"])
+    missed = [item for item in objects if item["kind"] == "missed" and item["channel"] == "log"]
+    assert missed
+    assert seen + sum(item["last"] - item["position"] + 1 for item in missed) == 4000
+    assert (watching.process.returncode, objects[-1]["ok"]) == (0, True), objects[-1]["verdict"]
+    assert "skipped as wished" in objects[-1]["verdict"]
+
+
+def test_a_time_that_is_none_is_refused(broker, run_theorbo):
+    done = run_theorbo("tail", "--since", "yesterday", "--broker", broker.connection_file)
+    assert done.returncode == 2
+    assert "'yesterday' is no time" in done.stderr

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from theorbo.schemas.delivery import Delivery, SendChunk
+from theorbo.schemas.delivery import Delivery, Missing, SendChunk
 from theorbo.schemas.frames import Command, Flag, Header, Message
 from theorbo.schemas.limits import BATCH_BYTES, BATCH_EVENTS, CHUNK_BYTES, RESEND_S
 from theorbo.schemas.names import Channel, Source, SourceKind, Stream
@@ -228,6 +228,104 @@ def test_an_acknowledgement_of_an_unknown_stream_is_passed_over():
     delivery.handle_ack(Header(source=OTHER, channel=Channel.LOG, first=3), 0.0)
     delivery.handle_ack(Header(), 0.0)
     assert delivery.idle
+
+
+# --- another journal -----------------------------------------------------------------------------
+
+LOGS = Stream(RANK, Channel.LOG)
+
+
+def acknowledge(delivery, number, stream=LOGS, flags=0):
+    return delivery.handle_ack(
+        Header(source=stream.source, channel=stream.channel, first=number, flags=flags), 0.0
+    )  # fmt: skip
+
+
+def delivered(count):
+    """A delivery of which a journal has had so many events."""
+    delivery = Delivery(EXECUTION)
+    assert not delivery.welcomed("one")
+    for number in range(count):
+        delivery.offer(RANK, Channel.LOG, record(number))
+    puts(delivery)
+    acknowledge(delivery, count)
+    return delivery
+
+
+def questions(messages):
+    return [message for message in messages if message.header.count == 0]
+
+
+def test_another_journal_is_asked_after_every_stream_before_anything_of_it_is_sent():
+    delivery = delivered(3)
+    delivery.offer(RANK, Channel.LOG, record(3))
+    assert delivery.welcomed("two")
+    (question,) = puts(delivery)
+    assert (question.header.first, question.header.count, question.body) == (1, 0, b"")
+    assert delivery.asked(LOGS)
+    assert not delivery.idle
+    assert puts(delivery, 1.0) == []
+    assert questions(puts(delivery, 1.0 + 2 * RESEND_S)) != []  # the answer was lost
+    assert acknowledge(delivery, 3) == []
+    assert [span(message) for message in puts(delivery)] == [(4, 4)]
+
+
+def test_what_another_journal_lacks_and_is_not_here_is_missing():
+    delivery = delivered(7)
+    delivery.offer(RANK, Channel.LOG, record(7))
+    delivery.welcomed("two")
+    puts(delivery)
+    assert acknowledge(delivery, 2, flags=Flag.REWIND) == [Missing(LOGS, 3, 7)]
+    assert acknowledge(delivery, 2, flags=Flag.REWIND) == []  # told once
+    assert [span(message) for message in puts(delivery)] == [(8, 8)]
+
+
+def test_what_is_here_again_is_offered_from_its_first_number_on():
+    delivery = delivered(7)
+    assert delivery.welcomed("two")
+    delivery.start(LOGS, 4, ask=True)
+    for number in range(4, 7):
+        assert delivery.offer(RANK, Channel.LOG, record(number)) == number + 1
+    assert len(puts(delivery)) == len(questions(puts(delivery, 100.0))) == 1
+    assert acknowledge(delivery, 3) == [Missing(LOGS, 4, 4)]
+    assert [span(message) for message in puts(delivery)] == [(5, 7)]
+    acknowledge(delivery, 7)
+    assert delivery.idle
+    assert delivery.room_bytes == Delivery(EXECUTION).room_bytes
+
+
+def test_the_same_journal_that_seems_to_go_back_is_an_old_answer():
+    delivery = delivered(7)
+    assert not delivery.welcomed("one")
+    assert acknowledge(delivery, 2, flags=Flag.REWIND) == []
+    assert delivery.acknowledged(LOGS) == 7
+    assert puts(delivery) == []
+
+
+def test_a_checkpoint_tells_which_journal_its_acknowledgements_are_of():
+    delivery = Delivery(EXECUTION, journal="one")
+    delivery.start(LOGS, 5)
+    assert delivery.welcomed("two")
+    assert Delivery(EXECUTION).welcomed("two") is False
+
+
+def test_a_batch_that_is_refused_for_ever_is_given_up_and_the_next_goes_on():
+    delivery = delivered(2)
+    delivery.offer(RANK, Channel.LOG, record(2))
+    (refused,) = puts(delivery)
+    delivery.offer(RANK, Channel.LOG, record(3))
+    assert delivery.refused(refused.header) == Missing(LOGS, 3, 3)
+    assert delivery.refused(refused.header) is None
+    assert delivery.refused(Header()) is None
+    assert [span(message) for message in puts(delivery)] == [(4, 4)]
+
+
+def test_an_earlier_sender_may_have_been_further():
+    delivery = connected()
+    delivery.start(LOGS, 0, ask=True)
+    delivery.offer(RANK, Channel.LOG, record(1))
+    assert acknowledge(delivery, 9) == []
+    assert (delivery.journaled(LOGS), delivery.acknowledged(LOGS)) == (9, 1)
 
 
 # --- attachments ---------------------------------------------------------------------------------

@@ -47,6 +47,18 @@ def test_an_object_has_its_place_and_the_events_own_fields():
     }  # fmt: skip
 
 
+def test_an_object_tells_its_place_in_the_journal_once_it_has_one():
+    journaled = HEADER._replace(sequence=77, time=1234.5)
+    shown = as_object(journaled, VIEW, events.Log(time=1.5, text="hello"))
+    assert (shown["sequence"], shown["journaled"], shown["time"]) == (77, 1234.5, 1.5)
+
+
+@pytest.mark.parametrize("field", ["sequence", "journaled", "late", "redelivered"])
+def test_an_unknown_kind_cannot_say_what_only_the_broker_knows(field):
+    event = events.decode_event(f'{{"kind":"novel","time":1,"{field}":"forged"}}'.encode())
+    assert field not in as_object(HEADER, VIEW, event)
+
+
 def test_fields_of_an_unknown_kind_are_shown_but_cannot_pretend_to_another_place():
     event = events.decode_event(b'{"kind":"novel","time":1,"execution":"forged","rank":0,"colour":"red"}')
     shown = as_object(HEADER, VIEW, event)

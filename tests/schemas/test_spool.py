@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import stat
 import threading
 from pathlib import Path
@@ -13,6 +14,7 @@ from theorbo.schemas.names import EXECUTOR, LAUNCHER, Channel, Source, SourceKin
 from theorbo.schemas.records import Attachment, RecordReader, encode_record
 from theorbo.schemas.spool import (
     ATTACHMENTS,
+    EPOCH,
     PRESSURE,
     append,
     checked_execution,
@@ -24,6 +26,7 @@ from theorbo.schemas.spool import (
     spool_files,
     spool_name,
     store_attachment,
+    take_epoch,
 )
 
 EXECUTION = "0190cafe" * 4
@@ -244,3 +247,39 @@ def test_an_executions_id_is_taken_in_any_usual_spelling(text):
 def test_what_is_no_executions_id_is_refused_with_the_way_out(text):
     with pytest.raises(UsageError, match="is no execution id: 32 hexadecimal digits are wanted"):
         checked_execution(text)
+
+
+# --- epochs --------------------------------------------------------------------------------------
+
+
+def test_each_agent_has_a_higher_epoch_than_the_one_before(tmp_path):
+    spool = make_spool(tmp_path, "ab" * 16)
+    before = (spool / EPOCH).stat()
+    assert [take_epoch(spool) for _ in range(3)] == [1, 2, 3]
+    after = (spool / EPOCH).stat()
+    assert (after.st_ino, after.st_size) == (before.st_ino, before.st_size)  # in place: a full disk does not matter
+
+
+def test_an_epoch_file_that_is_missing_is_made_again_above_what_was_reported(tmp_path):
+    spool = make_spool(tmp_path, "ab" * 16)
+    (spool / EPOCH).unlink()
+    assert take_epoch(spool, least=5) == 5
+    assert take_epoch(spool, least=5) == 6
+
+
+def test_a_copy_of_a_spool_has_no_epoch(tmp_path):
+    spool = make_spool(tmp_path, "ab" * 16)
+    assert take_epoch(spool) == 1
+    copy = tmp_path / "copy"
+    shutil.copytree(spool, copy)
+    with pytest.raises(Unavailable, match=r"is a copy of a spool .* deliver the original"):
+        take_epoch(copy)
+    assert take_epoch(spool) == 2
+
+
+@pytest.mark.parametrize("text", ["", "x", "1 2", "one two", "9" * 40])
+def test_an_epoch_file_that_cannot_be_understood_counts_as_missing(tmp_path, text):
+    spool = make_spool(tmp_path, "ab" * 16)
+    (spool / EPOCH).write_text(text)
+    assert take_epoch(spool, least=4) == 4
+    assert take_epoch(spool, least=4) == 5

@@ -62,6 +62,11 @@ class Client:
         wanted = encode_json(follow=True, after=self._sequence, channels=None, credit=CREDIT_BYTES)
         self._link.send(Message(Command.READ, Header(request=self._request, execution=self.execution), wanted))
 
+    def start_anew(self) -> None:
+        """Forget what was told: the broker is about to have another journal."""
+        self.told.clear()
+        self._sequence = 0
+
     def follow(self, until: Any, deadline_s: float = DEADLINE_S) -> Any:
         """Read on until `until(self)` is true."""
         deadline = time.monotonic() + deadline_s

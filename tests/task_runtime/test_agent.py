@@ -2,83 +2,14 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 
 import pytest
 
-from tests.task_runtime.launching import Client
-from theorbo.schemas.records import encode_record
-from theorbo.schemas.spool import END, Pressure, append, make_spool, open_append, store_attachment
-from theorbo.task_runtime.agent import READY
-
-
-class RunningAgent:
-    """An agent on a spool in which a test plays the ranks."""
-
-    def __init__(self, broker, tmp_path, first="", root=None):
-        self.client = Client(broker.connection_file)
-        self.spool = make_spool(root or tmp_path, self.client.execution.hex())
-        self.broker = broker
-        self.start(first)
-
-    def stop(self, number=signal.SIGKILL):
-        """What it wrote to stderr, and its exit status."""
-        self.process.send_signal(number)
-        _, stderr = self.process.communicate(timeout=20)
-        self.launcher.close()
-        return self.process.returncode, stderr
-
-    def start(self, first=""):
-        """`first` is done in the agent's process before anything else: limits that a test can reach."""
-        self.launcher, agents = socket.socketpair()
-        program = (
-            f"import sys; from theorbo.schemas import limits; {first or 'pass'}; "
-            "from theorbo.task_runtime import agent; "
-            'from theorbo.schemas.command import guarded; sys.exit(guarded("agent", lambda: agent.main(sys.argv[1:])))'
-        )
-        with agents:
-            self.process = subprocess.Popen(
-                [
-                    sys.executable, "-c", program, "--spool", str(self.spool),
-                    "--broker", str(self.broker.connection_file), "--launcher-fd", str(agents.fileno()),
-                ],
-                pass_fds=(agents.fileno(),), stderr=subprocess.PIPE, text=True,
-            )  # fmt: skip
-        assert self.launcher.recv(100) == READY
-
-    def append(self, name, *records):
-        descriptor = open_append(self.spool / name)
-        for record in records:
-            append(descriptor, record)
-        os.close(descriptor)
-
-    def end(self):
-        (self.spool / END).touch()
-        self.client.follow(lambda client: client.events("agent_closed"))
-        assert self.process.wait(20) == 0
-        self.client.check_numbers()
-
-
-@pytest.fixture
-def agent(broker, tmp_path):
-    """Starts agents; afterwards none is left."""
-    agents = []
-
-    def start(**options):
-        agents.append(RunningAgent(broker, tmp_path, **options))
-        return agents[-1]
-
-    yield start
-    for each in agents:
-        each.client.close()
-        each.stop()
-
-
-def log(number, **fields):
-    return encode_record({"kind": "log", "time": time.time(), "text": str(number), **fields})
+from tests.task_runtime.running_agent import log
+from theorbo.schemas.spool import Pressure, make_spool, store_attachment
 
 
 def test_one_event_at_a_time_is_sent_at_once(agent):
@@ -127,12 +58,20 @@ def test_ranks_may_store_attachments_while_the_agent_looks_at_their_size(agent):
     running.end()
 
 
-def test_an_agent_that_dies_after_a_truncation_leaves_nothing_to_be_dropped(agent, wait_for):
-    running = agent()
+def test_what_was_begun_of_an_attachment_long_ago_is_removed(agent, wait_for):
+    running = agent(first="limits.ATTACHMENT_PART_S = 3600.0")
+    old, new = (running.spool / "attachments" / name for name in (f".{'ab' * 32}.1.x", f".{'cd' * 32}.2.y"))
+    old.write_bytes(b"half")
+    new.write_bytes(b"half")
+    os.utime(old, (1.0, 1.0))
+    wait_for(lambda: not old.exists())
+    assert new.exists()
+    running.end()
+
+
+def test_an_agent_that_dies_after_a_truncation_leaves_nothing_to_be_dropped(agent):
+    running = agent(first="limits.CHECKPOINT_S = 3600.0")
     lines = running.spool / "rank-0.out"
-    running.client.follow(lambda client: client.events("agent_started"))
-    time.sleep(1.2)
-    wait_for(lambda: (running.spool / "checkpoint.json").exists())
     running.append("rank-0.out", b"one\ntwo\n")
     running.client.follow(lambda client: len(client.events("output")) == 2)
     lines.write_bytes(b"")
@@ -193,18 +132,6 @@ def test_a_clock_that_is_set_back_does_not_stop_the_agent(agent, wait_for, broke
     wait_for(lambda: (running.spool / "pressure").read_bytes() == Pressure.FULL, timeout_s=5)  # by a look a second
     broker.restart()
     running.end()
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 1 MiB."""
-    place = tmp_path / "small"
-    place.mkdir(mode=0o700)
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs", place], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting a small file system is not allowed here")
-    yield place
-    subprocess.run(["umount", "-l", place], check=True)
 
 
 def test_a_full_disk_ends_nothing_and_what_was_reported_arrives(agent, small_disk):

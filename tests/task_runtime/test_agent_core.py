@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 from theorbo.schemas.delivery import SendChunk
 from theorbo.schemas.errors import Refused
 from theorbo.schemas.frames import Command, ErrorCode, Flag, Header, Message, encode_json
-from theorbo.schemas.limits import MIB, SPOOL_BYTES, SPOOL_RESERVE_BYTES
+from theorbo.schemas.limits import DAMAGES_TOLD, MIB, REPORTS_HELD, SPOOL_BYTES, SPOOL_RESERVE_BYTES
 from theorbo.schemas.names import Channel, Source, SourceKind, Stream
 from theorbo.schemas.records import Attachment, drop_first, encode_record, split_body
 from theorbo.schemas.spool import Pressure
-from theorbo.task_runtime.agent_core import AgentCore, Complain, Forget, Life, Report, TellLauncher
+from theorbo.task_runtime.agent_core import AgentCore, Life
+from theorbo.task_runtime.instructions import Complain, Forget, Report
 from theorbo.task_runtime.processes import Process
+from theorbo.task_runtime.rank_control import TellLauncher
 from theorbo.task_runtime.rank_ending import SendSignal
 
 EXECUTION = bytes(range(16))
@@ -33,6 +35,25 @@ class Journal:
 
     def __init__(self):
         self.streams: dict[Stream, list[bytes]] = {}
+        self.identity = "a"
+
+    def welcome(self):
+        return Message(Command.WELCOME, body=encode_json(broker=self.identity))
+
+    def recover(self, **kept):
+        """Another journal: of the streams that are named only so many events are left."""
+        self.identity += "'"
+        for name, count in kept.items():
+            source, channel = name.split("_")
+            del self.streams[Stream(RANK if source == "rank" else AGENT, Channel[channel.upper()])][count:]
+
+    def note_losses(self, texts):
+        """Numbers that nobody can deliver any more are passed over."""
+        for fields in map(json.loads, texts):
+            if fields["kind"] == "loss" and fields.get("last"):
+                held = self.streams.setdefault(Stream.parse(fields["stream"]), [])
+                assert len(held) >= fields["first"] - 1
+                held += [b"{}"] * (fields["last"] - len(held))
 
     def put(self, message):
         header, stream = message.header, Stream(message.header.source, Channel(message.header.channel))
@@ -40,7 +61,10 @@ class Journal:
         gap = header.first > len(texts) + 1
         known = len(texts) + 1 - header.first
         if not gap and known < header.count:
-            texts += split_body(drop_first(message.body, known))
+            new = split_body(drop_first(message.body, known))
+            texts += new
+            if stream == Stream(AGENT, Channel.SIGNALS):
+                self.note_losses(new)
         answer = header._replace(first=len(texts), flags=Flag.REWIND if gap else 0)
         return Message(Command.ACK, answer)
 
@@ -61,7 +85,7 @@ class Node:
     def start(self):
         self.core = AgentCore(EXECUTION, 0, self.checkpoint, self.files.get("agent-0.rec", b""))
         self.perform(self.core.start("host", "1"))
-        self.core.handle(Message(Command.WELCOME), 0.0)
+        self.core.handle(self.journal.welcome(), 0.0)
 
     def append(self, name, text):
         self.files[name] = self.files.get(name, b"") + text
@@ -77,13 +101,23 @@ class Node:
     def look(self):
         for name, text in self.files.items():
             self.perform(self.core.resize(name, len(text)))
+        for name in self.core.files.keys() - self.files.keys():
+            self.perform(self.core.vanished(name))
 
     def read(self):
         self.look()
         while (wanted := self.core.next_read()) is not None:
-            text = self.files[wanted.file.name][wanted.offset : wanted.offset + wanted.length]
-            self.perform(self.core.take(wanted.file, text, 0.0))
+            text, seen = self.files[wanted.file.name], wanted.file.unverified
+            if seen and not wanted.file.verify(text[seen.offset - seen.tail.length : seen.offset]):
+                self.perform(self.core.replaced(wanted.file))
+                continue
+            if not wanted.file.is_intact(text[wanted.offset - wanted.file.tail.length : wanted.offset]):
+                self.perform(self.core.replaced(wanted.file))
+                continue
+            self.perform(self.core.take(wanted.file, text[wanted.offset : wanted.offset + wanted.length], 0.0))
         self.perform(self.core.advance(0.0))
+        if self.core.wants_checkpoint:
+            self.save()
 
     def send(self):
         """Messages under way to the broker."""
@@ -94,7 +128,21 @@ class Node:
         for message in self.send():
             self.perform(self.core.handle(self.journal.put(message), 0.0))
         if save:
-            self.checkpoint = json.loads(json.dumps(self.core.checkpoint()))
+            self.save()
+
+    def save(self):
+        self.checkpoint = json.loads(json.dumps(self.core.checkpoint()))
+        self.core.checkpoint_written()
+
+    def logged(self):
+        return [json.loads(text).get("text") for text in self.journal.streams.get(Stream(RANK, Channel.LOG), [])]
+
+    def printed(self):
+        return [json.loads(text).get("text") for text in self.journal.streams.get(Stream(RANK, Channel.STDOUT), [])]
+
+    def losses(self):
+        texts = self.journal.streams.get(Stream(AGENT, Channel.SIGNALS), [])
+        return [fields for fields in map(json.loads, texts) if fields["kind"] == "loss"]
 
     def end(self):
         self.look()
@@ -179,7 +227,7 @@ def test_whenever_an_agent_is_killed_the_next_one_loses_and_doubles_nothing(happ
     lines = alone.files["rank-0.out"].take(node.files.get("rank-0.out", b""), 0.0, final=True)[0]
     assert streams.get(Stream(RANK, Channel.STDOUT), []) == [piece.record.strip(b"\x1e\n") for piece in lines]
     kinds = node.journal.kinds(AGENT)
-    assert kinds.count("loss") == torn
+    assert sum(loss["count"] for loss in node.losses()) == torn
     assert kinds.count("agent_closed") == 1
     assert kinds[-1] == "agent_closed"
 
@@ -198,7 +246,7 @@ def test_a_checkpoint_that_cannot_be_understood_costs_only_time():
     node = Node()
     node.append("rank-0.rec", log(1))
     node.round()
-    for checkpoint in ([], {"files": {"rank-0.rec": {}}}, {"files": 3}, {"files": {"rank-0.rec": {"counts": 0}}}):
+    for checkpoint in ([], {"files": {"rank-0.rec": {}}}, {"files": 3}, {"files": {"rank-0.rec": {"settled": 0}}}):
         node.checkpoint = checkpoint
         node.start()
         node.round()
@@ -275,10 +323,238 @@ def test_the_pressure_follows_from_what_is_not_delivered():
 
 
 def test_what_is_delivered_and_cannot_be_freed_still_counts():
-    core = AgentCore(EXECUTION, 0, {"files": {"rank-0.out": {"offset": SPOOL_BYTES, "counts": {"stdout": 1}}}})
+    mark = [SPOOL_BYTES, {"stdout": 1}, 0, 0]
+    files = {"rank-0.out": {"settled": mark, "kept": mark, "seen": [0, 0, 0], "inode": 0}}
+    core = AgentCore(EXECUTION, 0, {"files": files, "ranks": [], "journal": ""})
     core.resize("rank-0.out", SPOOL_BYTES)
     assert core.pressure(0, can_free=True) == Pressure.FREE
     assert core.pressure(0, can_free=False) == Pressure.FULL
+
+
+# --- another journal -----------------------------------------------------------------------------
+
+
+def logs(numbers):
+    return b"".join(log(number) for number in numbers)
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["same agent", "next agent"])
+def test_what_a_recovered_journal_lacks_is_delivered_again_from_the_spool(restarted):
+    node = Node()
+    node.append("rank-0.rec", STARTED + logs(range(9)))
+    node.append("rank-0.out", b"one\ntwo\n")
+    node.round()
+    node.round()
+    node.journal.recover(rank_log=4, rank_stdout=0, agent_signals=0)
+    if restarted:
+        node.start()
+    else:
+        node.core.handle(node.journal.welcome(), 0.0)
+    node.append("rank-0.rec", log(9))
+    node.end()
+    assert node.logged() == [str(number) for number in range(10)]
+    assert node.printed() == ["one", "two"]
+    assert node.losses() == []
+    assert node.journal.kinds(AGENT)[0] == "agent_started"
+    assert node.journal.kinds(AGENT).count("agent_closed") == 1
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["same agent", "next agent"])
+def test_what_neither_a_recovered_journal_nor_the_spool_has_is_told_by_number(restarted):
+    node = Node()
+    padded = [encode_record({"kind": "log", "time": 1.0, "text": str(n), "x": "x" * 60_000}) for n in range(40)]
+    for begin in range(0, 40, 4):
+        node.append("rank-0.rec", b"".join(padded[begin : begin + 4]))
+        node.round()
+    ((file, start, length),) = node.core.to_free()
+    text = node.files["rank-0.rec"]
+    node.files["rank-0.rec"] = text[:start] + bytes(length) + text[start + length :]  # a hole reads as zeros
+    file.freed = start + length
+    first_left = file.kept.counts[Channel.LOG] + 1
+    node.journal.recover(rank_log=5)
+    if restarted:
+        node.start()
+    else:
+        node.core.handle(node.journal.welcome(), 0.0)
+    node.append("rank-0.rec", log(40))
+    node.end()
+    (loss,) = node.losses()
+    assert (loss["stream"], loss["first"], loss["last"]) == ("rank:0/log", 6, first_left - 1)
+    assert loss["count"] == first_left - 6 > 10
+    assert node.logged() == [*map(str, range(5)), *[None] * loss["count"], *map(str, range(first_left - 1, 41))]
+
+
+def test_an_agent_that_dies_while_it_asks_a_recovered_journal_leaves_the_question_to_the_next():
+    node = Node()
+    node.append("rank-0.out", b"one\ntwo\n")
+    node.round()
+    node.files["rank-0.out"] = b""  # by the program
+    node.round()
+    node.round()
+    node.journal.recover(rank_stdout=0)
+    node.core.handle(node.journal.welcome(), 0.0)
+    node.read()
+    node.save()
+    node.start()
+    node.append("rank-0.out", b"three\n")
+    node.end()
+    assert [(loss["count"], loss.get("first"), loss.get("last")) for loss in node.losses()] == [
+        (0, None, None), (2, 1, 2),
+    ]  # fmt: skip
+    assert node.printed() == [None, None, "three"]
+
+
+def test_the_same_journal_never_goes_back():
+    node = Node()
+    node.append("rank-0.rec", logs(range(5)))
+    node.round()
+    old = Header(execution=EXECUTION, source=RANK, channel=Channel.LOG, first=2, flags=Flag.REWIND)
+    assert node.core.handle(Message(Command.ACK, old), 0.0) == []
+    node.core.handle(node.journal.welcome(), 0.0)
+    node.end()
+    assert node.losses() == []
+    assert node.logged() == ["0", "1", "2", "3", "4"]
+
+
+# --- files that are not as they were ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["after its first lines", "later"])
+@pytest.mark.parametrize("saved", [True, False], ids=["after a checkpoint", "before a checkpoint"])
+def test_output_that_was_truncated_while_no_agent_lived_takes_no_number_twice(saved, first):
+    node = Node()
+    node.append("rank-0.out", b"".join(b"old %d\n" % number for number in range(10)))
+    if not first:
+        node.round()
+    node.append("rank-0.out", b"".join(b"old %d\n" % number for number in range(10, 20)))
+    node.round(save=saved)
+    new = [f"new {number}" for number in range(30)]
+    node.files["rank-0.out"] = "".join(f"{line}\n" for line in new).encode()  # larger than before
+    node.start()
+    node.end()
+    assert node.printed() == [f"old {number}" for number in range(20)] + new
+    (loss,) = node.losses()
+    assert "truncated and written anew" in loss["detail"]
+
+
+def test_without_any_checkpoint_what_the_journal_has_more_is_told_at_the_end():
+    node = Node()
+    node.append("rank-0.out", b"old 0\nold 1\nold 2\n")
+    node.round(save=False)
+    node.checkpoint = None  # somebody has removed it
+    node.files["rank-0.out"] = b"new\n"
+    node.start()
+    node.end()
+    (loss,) = node.losses()
+    assert loss["detail"] == "the journal has 3 of it, rank-0.out only 1: it was changed unseen"
+    closed = json.loads(node.journal.streams[Stream(AGENT, Channel.SIGNALS)][-1])
+    assert closed["streams"] == {"rank:0/stdout": 3}
+
+
+def test_output_that_was_truncated_and_written_to_more_than_before_between_two_looks_is_noticed():
+    node = Node()
+    node.append("rank-0.out", b"old 0\nold 1\n")
+    node.round()
+    node.files["rank-0.out"] = b"new 0\nnew 1\nnew 2\n"
+    node.end()
+    assert node.printed() == ["old 0", "old 1", "new 0", "new 1", "new 2"]
+    assert "truncated and written anew" in node.losses()[0]["detail"]
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["same agent", "next agent"])
+def test_a_file_that_vanishes_is_told_and_nothing_else_is_lost(restarted):
+    node = Node()
+    node.append("rank-0.rec", logs(range(3)))
+    node.append("rank-1.rec", log("other"))
+    node.round()
+    node.append("rank-0.rec", logs(range(3, 5)))
+    node.look()
+    del node.files["rank-0.rec"]
+    if restarted:
+        node.start()
+    node.round()
+    node.append("rank-0.rec", log(5))
+    node.append("rank-1.rec", log("more"))
+    node.end()
+    assert node.logged() == ["0", "1", "2", "5"]
+    assert node.journal.streams[Stream(Source(SourceKind.RANK, 1), Channel.LOG)]
+    assert len(node.losses()) == 1
+    assert "rank-0.rec" in node.losses()[0]["detail"]
+
+
+def test_a_file_full_of_damage_makes_few_events_that_count_all_of_it():
+    node = Node()
+    node.append("rank-0.rec", b"\x1e" * 300_000 + log(1))
+    node.end()
+    assert len(node.losses()) <= 3 * (DAMAGES_TOLD + 1)
+    assert sum(loss["count"] for loss in node.losses()) == 300_000
+    assert node.logged() == ["1"]
+
+
+def test_while_the_disk_is_full_losses_beyond_a_number_are_summed():
+    node = Node()
+    waiting = []
+    for _ in range(REPORTS_HELD + 50):
+        node.append("rank-0.out", b"line\n")
+        node.look()
+        node.files["rank-0.out"] = b""
+        reports = [out for out in node.core.resize("rank-0.out", 0) if isinstance(out, Report)]
+        waiting += reports
+        for _ in range(3):  # nothing of this is written
+            for message in node.send():
+                node.core.handle(node.journal.put(message), 0.0)
+            node.save()
+    assert len(waiting) <= REPORTS_HELD
+    for each in waiting:
+        node.perform([each])
+    node.end()
+    assert node.losses()[-1]["detail"].startswith("further losses")
+
+
+def test_a_second_agent_knows_the_ranks_that_the_first_has_seen_start():
+    node = running()
+    node.start()
+    node.round()
+    assert node.core.handle(control(grace_s=5), 100.0) == [TellLauncher(5.0)]
+    assert signals(node.core.signals_due([PROGRAM], 100.0)) == [signal.SIGTERM]
+
+
+def test_the_brokers_own_kill_of_a_ghost_is_obeyed_as_often_as_it_comes():
+    node = running()
+    assert node.core.handle(control(position=0, action="kill"), 100.0) == [TellLauncher(0.0)]
+    assert signals(node.core.signals_due([PROGRAM], 100.0)) == [signal.SIGKILL]
+    node.perform(node.core.signals_due([], 100.1))
+    node.append("rank-0.rec", STARTED)  # one that was being started
+    node.round()
+    assert node.core.handle(control(position=0, action="kill"), 101.0) == [TellLauncher(0.0)]
+    assert signals(node.core.signals_due([PROGRAM], 101.0)) == [signal.SIGKILL]
+    node.perform(node.core.signals_due([], 101.1))
+    node.round()
+    assert node.journal.kinds(AGENT) == ["agent_started", "control_done"]
+
+
+@pytest.mark.parametrize("code", ["malformed", "too_large"])
+def test_what_the_broker_refuses_for_ever_is_a_numbered_loss_and_holds_nothing_up(code):
+    node = Node()
+    node.append("rank-0.rec", log(0))
+    node.round()
+    node.append("rank-0.rec", log(1))
+    node.read()
+    (refused,) = [message for message in node.send() if message.header.source == RANK]
+    node.append("rank-0.rec", log(2))
+    node.perform(node.core.handle(Message(Command.REFUSED, refused.header, encode_json(code=code, message="why")), 0.0))
+    node.end()
+    (loss,) = node.losses()
+    assert (loss["stream"], loss["first"], loss["last"], loss["count"]) == ("rank:0/log", 2, 2, 1)
+    assert node.logged() == ["0", None, "2"]
+
+
+def test_files_of_others_in_the_spool_are_passed_over():
+    node = Node()
+    for name in ("agent-7.rec", "executor.rec", "broker.rec", "rank-0.rec.orig"):
+        node.append(name, log(1))
+    node.end()
+    assert {stream.source for stream in node.journal.streams} == {AGENT}
 
 
 # --- attachments ---------------------------------------------------------------------------------

@@ -8,15 +8,20 @@ from hypothesis import strategies as st
 from theorbo.schemas.limits import OUTPUT_READ_BYTES, PUNCH_BYTES, READ_BYTES
 from theorbo.schemas.names import Channel, Source, SourceKind
 from theorbo.schemas.records import Attachment, encode_record
-from theorbo.task_runtime.spool_reader import SpoolFile, parse_checkpoint
+from theorbo.task_runtime.spool_reader import Mark, Saved, SpoolFile, Tail, parse_checkpoint
 
 RANK = Source(SourceKind.RANK, 0)
 LOG = encode_record({"kind": "log", "time": 1.0, "text": "hello"})
 METRIC = encode_record({"kind": "metric", "time": 1.0, "name": "m", "value": 1})
 
 
-def records(settled=None):
-    return SpoolFile("rank-0.rec", RANK, None, **({"settled": settled} if settled else {}))
+def records(saved=None):
+    return SpoolFile("rank-0.rec", RANK, None, saved)
+
+
+def saved(file):
+    """What a checkpoint of the file says, after its way through JSON."""
+    return parse_checkpoint(json.loads(json.dumps(file.checkpoint())))
 
 
 def lines():
@@ -45,7 +50,7 @@ def test_a_second_reader_numbers_everything_alike_from_any_checkpoint(parts, siz
     for size in [*sorted(min(size, len(text)) for size in sizes), len(text)]:
         read(first, text[:size], numbers)
     first.settle(lambda channel: acknowledged.get(channel, 0))
-    second, again = records(parse_checkpoint(json.loads(json.dumps(first.checkpoint())))), {}
+    second, again = records(saved(first)), {}
     read(second, text, again)
     assert again == {key: record for key, record in numbers.items() if key in again}
     assert {key for key in numbers if key[1] > acknowledged.get(key[0], 0)} <= again.keys()
@@ -55,9 +60,10 @@ def test_the_checkpoint_waits_for_every_channel():
     file = records()
     read(file, LOG + METRIC, {})
     file.settle({Channel.LOG: 1, Channel.METRICS: 0}.__getitem__)
-    assert file.checkpoint() == {"offset": 0, "counts": {}}
+    assert saved(file).settled == Mark(0, {})
     file.settle({Channel.LOG: 1, Channel.METRICS: 1}.__getitem__)
-    assert file.checkpoint() == {"offset": len(LOG + METRIC), "counts": {"log": 1, "metrics": 1}}
+    counts = {Channel.LOG: 1, Channel.METRICS: 1}
+    assert saved(file).settled == Mark(len(LOG + METRIC), counts, (), Tail.of(LOG + METRIC))
     assert file.is_settled
 
 
@@ -74,9 +80,47 @@ def test_whole_units_are_given_back_once_they_are_acknowledged():
     read(file, text, {})
     assert file.to_free() is None
     file.settle(lambda _: len(text))
-    assert file.to_free() == (0, 2 * PUNCH_BYTES)
-    file.freed = 2 * PUNCH_BYTES
+    assert file.kept == file.settled
+    assert file.to_free() == (0, 2 * PUNCH_BYTES - 4096)  # the last bytes are compared when it is read on
+    file.freed = 2 * PUNCH_BYTES - 4096
     assert file.to_free() is None
+
+
+def test_what_is_given_back_begins_and_ends_at_a_mark_from_which_a_reader_can_start_again():
+    file, numbers = lines(), {}
+    text = b"".join(b"%d %s\n" % (number, b"x" * 1000) for number in range(4 * PUNCH_BYTES // 1000))
+    for size in range(0, len(text), 100_000):
+        read(file, text[:size], numbers)
+        file.settle(lambda _: len(numbers))
+        freed = file.to_free()
+        if freed:
+            file.freed = sum(freed)
+    assert 2 * PUNCH_BYTES < file.freed <= file.kept.offset < file.settled.offset
+    again = SpoolFile("rank-0.err", RANK, Channel.STDERR, saved(file))
+    again.rewind(again.kept)
+    repeated = {}
+    read(again, bytes(file.freed) + text[file.freed : file.size], repeated)
+    assert len(repeated) > 10
+    assert repeated == {key: numbers[key] for key in repeated}
+
+
+def test_a_file_that_was_written_anew_to_more_than_its_former_size_is_not_intact():
+    file = lines()
+    read(file, b"one\ntwo\n", {})
+    assert file.tail == Tail.of(b"one\ntwo\n")
+    assert file.is_intact(b"one\ntwo\n")
+    assert not file.is_intact(b"1\n2\n3\n4\n"[:8])
+    file.settle(lambda _: 2)
+    assert saved(file).settled.tail == file.tail
+
+
+def test_another_file_of_the_same_name_starts_over():
+    file = lines()
+    assert file.resize(4, inode=7) is None
+    assert file.resize(8, inode=7) is None
+    damage = file.resize(8, inode=8)
+    assert "replaced by another file" in damage.why
+    assert file.starts_over
 
 
 def test_attachments_are_needed_until_their_record_is_acknowledged():
@@ -101,7 +145,9 @@ def test_a_truncated_file_is_read_from_its_beginning_with_the_counts_so_far():
     assert file.unread == 0  # as long as a second agent could not find its way
     assert file.resize(6) is None
     file.settle(lambda _: 2)
-    assert file.checkpoint() == {"offset": 0, "counts": {"stderr": 2}}
+    assert file.starts_over
+    file.start_over({Channel.STDERR: 2})
+    assert saved(file).settled == Mark(0, {Channel.STDERR: 2})
     assert (file.unread, file.read_to_end) == (0, False)  # on disk it is not yet
     file.checkpoint_written()
     read(file, b"three\n", numbers)
@@ -109,8 +155,11 @@ def test_a_truncated_file_is_read_from_its_beginning_with_the_counts_so_far():
 
 
 def test_a_file_that_was_truncated_while_nobody_looked_is_read_anew_at_once():
-    file = SpoolFile("rank-0.err", RANK, Channel.STDERR, parse_checkpoint({"offset": 100, "counts": {"stderr": 7}}))
+    file = SpoolFile("rank-0.err", RANK, Channel.STDERR, Saved(Mark(100, {Channel.STDERR: 7})))
     assert file.resize(4) is not None
+    assert file.unread == 0  # until it is known which numbers the agent before has used
+    file.start_over({Channel.STDERR: 9})
+    file.checkpoint_written()
     assert (file.offset, file.unread) == (0, 4)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import signal
 
 from theorbo.schemas.limits import (
+    AGENT_PAUSE_S,
     AGENT_READY_S,
     AGENT_RESTARTS,
     AGENT_STEADY_S,
@@ -88,8 +89,12 @@ def test_an_agent_that_is_never_ready_is_not_waited_for():
 
 def test_an_agent_that_dies_is_started_again_so_often():
     core = supervision()
-    for _ in range(AGENT_RESTARTS):
-        assert core.agent_ended(-9, "", 1.0) == [StartAgent()]
+    for number in range(AGENT_RESTARTS):
+        assert core.agent_ended(-9, "", 1.0) == []
+        pause_s = AGENT_PAUSE_S * 2**number
+        assert core.next_at(1.0) == 1.0 + pause_s
+        assert core.due([], 1.0 + 0.9 * pause_s) == []
+        assert core.due([], 1.0 + pause_s) == [StartAgent()]
         core.agent_started(1.0)
     (warning,) = core.agent_ended(-9, "words", 2.0)
     assert isinstance(warning, Warn)
@@ -102,9 +107,21 @@ def test_an_agent_that_dies_is_started_again_so_often():
 def test_deaths_of_long_ago_are_forgotten():
     core, now = supervision(), 0.0
     for _ in range(3 * AGENT_RESTARTS):
-        now += AGENT_STEADY_S
-        assert core.agent_ended(-9, "", now) == [StartAgent()]
+        now += AGENT_STEADY_S + 1
+        assert core.agent_ended(-9, "", now) == []
+        now += AGENT_PAUSE_S
+        assert core.due([], now) == [StartAgent()]
         core.agent_started(now)
+
+
+def test_an_agent_that_is_fenced_is_not_started_again():
+    core = supervision()
+    core.agent_fenced()
+    (warning,) = core.agent_ended(6, "another agent has taken over", 1.0)
+    assert "another agent has taken over" in warning.text
+    assert core.next_at(1.0) is None
+    core.started_ended()
+    assert core.due([], 3.0) == [MarkEnd(), Finish("there is no agent any more", True)]
 
 
 def test_the_drain_has_an_end():
@@ -117,7 +134,9 @@ def test_the_drain_has_an_end():
 
 
 def test_an_agent_that_dies_while_draining_is_started_again():
-    assert draining().agent_ended(-9, "", 101.0) == [StartAgent()]
+    core = draining()
+    assert core.agent_ended(-9, "", 101.0) == []
+    assert core.due([], 101.0 + AGENT_PAUSE_S) == [StartAgent()]
 
 
 def test_a_launcher_whose_ranks_have_gone_is_ended():

@@ -1,7 +1,8 @@
 """Attachments: files beside the journal, each named by the SHA-256 of what is in it.
 
 `attachments/ab/abcdef…` is complete, checked and on disk; `attachments/parts/EXECUTION-abcdef…` is on its
-way. A thread of its own does the work, so that a large file never holds up commits or conversations.
+way. A thread of its own does the work, so that a large file never holds up commits or conversations. What may
+wait for it is bounded by whoever asks (`payloads`).
 """
 
 from __future__ import annotations
@@ -48,6 +49,11 @@ class Attachments:
     def read(self, wish: ReadChunk, size: int | None) -> None:
         """Read a chunk of an attachment of `size` bytes (None: there is none); ChunkRead is reported."""
         self._work.put((wish, size))
+
+    @property
+    def alive(self) -> bool:
+        """Whether anything will still be stored or read."""
+        return self._thread.is_alive()
 
     def close(self) -> None:
         """Finish what is queued."""

@@ -14,14 +14,22 @@ from theorbo.schemas.records import LF, RS
 
 def check(header: Header, body: bytes) -> None:
     """What can be said of a PUT from outside: its counts and sizes. Raises ProtocolError."""
-    if header.source is None or not header.channel or header.first < 1 or header.count < 1:
-        raise ProtocolError(ErrorCode.MALFORMED, "PUT wants a channel, a source, and first and count from 1")
+    if header.source is None or not header.channel or header.first < 1:
+        raise ProtocolError(ErrorCode.MALFORMED, "PUT wants a channel, a source, and first from 1")
     if header.source.kind is SourceKind.BROKER:
         raise ProtocolError(ErrorCode.NOT_ALLOWED, "only the broker reports as the broker")
+    if not header.count and not body:
+        return  # the question how far the journal is in this stream
     if header.count > BATCH_EVENTS:
         raise ProtocolError(ErrorCode.TOO_LARGE, f"PUT of {header.count} records; at most {BATCH_EVENTS}")
     records, ends = body.count(RS), body.count(LF)
-    if not records == ends == header.count or body.count(LF + RS) != records - 1 or body[:1] != RS or body[-1:] != LF:
+    if (
+        not header.count
+        or not records == ends == header.count
+        or body.count(LF + RS) != records - 1
+        or body[:1] != RS
+        or body[-1:] != LF
+    ):
         raise ProtocolError(
             ErrorCode.MALFORMED, f"PUT says {header.count} records, its body has {records} RS and {ends} LF"
         )

@@ -131,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--connection", metavar="FILE", help="where to write the connection file")
     add("--retention-days", metavar="N", help="keep ended executions this long")
     add("--retention-bytes", metavar="N", help="keep the journal below this size")
+    add("--lost-after", "--lost-after-s", metavar="S", dest="lost_after_s", help="an execution without a word is LOST")
     add("--log-level", metavar="LEVEL", help="debug, info, warning or error")
     add("--embedded", action="store_true", help=argparse.SUPPRESS)
     add("--ready-fd", metavar="N", type=int, help=argparse.SUPPRESS)

@@ -7,34 +7,44 @@ The rules:
 2. The journal takes batches in the order of `Append`, and never drops one; hence sequences, and positions
    within (execution, channel), are given at append, without gaps.
 3. Of each stream the next number is accepted. What is there already is dropped (and acknowledged when it is
-   on disk), a batch that begins too early is cut, behind a gap the sender is told to go back (REWIND).
+   on disk), a batch that begins too early is cut, behind a gap the sender is told to go back (REWIND). A
+   reported loss closes its gap.
 4. The broker opens channel signals only. Evidence is fed in the order of commit; what follows from it is an
    event of the broker's own, which takes the same road: append, commit, publish.
 5. A final state comes when everything reported is on disk. What arrives later is journaled, marked LATE, and
-   changes nothing.
+   changes nothing; an agent that comes back later is told to end.
 6. Every message of a peer is answered, or refused with a code, or its answer is promised (ACK, STORED).
 7. Nobody is given up because the broker itself did not listen: after a gap between ticks all have a new lease.
+8. For each source one process speaks: the one with the highest epoch. All that came before it are fenced off.
 
 `Core.handle` is the only way in. It asks for no time, opens no file and no socket, and never raises for
-what a peer has sent. Where to read on: `deliveries` for PUT and ACK, `executions` for streams and states,
-`cursors` for readers, `snapshots` for LIST and the beacon, `payloads` for attachments.
+what a peer has sent. Where to read on: `sessions` for HELLO, `deliveries` for PUT and ACK, `executions` and
+`streams` for what is known of an execution, `cursors` for readers, `snapshots` and `views` for LIST and the
+beacon, `payloads` for attachments, `damage` for rows of the journal that cannot be read, `reminders` for what
+did not fit into a peer's queue, `commits` for what follows when something is on disk.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 
-from theorbo.broker import batches, deliveries, snapshots
+from theorbo.broker import deliveries, snapshots
+from theorbo.broker.commits import Commits
 from theorbo.broker.cursors import Cursors
-from theorbo.broker.deliveries import Deliveries, acknowledgement
+from theorbo.broker.damage import Damage
+from theorbo.broker.deliveries import Deliveries
 from theorbo.broker.executions import Execution
 from theorbo.broker.payloads import Payloads
-from theorbo.broker.sessions import Session
+from theorbo.broker.refusals import Refusals
+from theorbo.broker.reminders import Reminders
+from theorbo.broker.sessions import Session, Sessions
+from theorbo.broker.signals import told_to_end
 from theorbo.broker.values import (
-    Batch,
+    Append,
     ChunkRead,
     ChunkStored,
     Committed,
+    Confirm,
     Ending,
     Forgotten,
     Input,
@@ -45,6 +55,7 @@ from theorbo.broker.values import (
     Listed,
     Note,
     Publish,
+    ReadJournal,
     Recall,
     Recalled,
     Received,
@@ -66,8 +77,16 @@ from theorbo.schemas.frames import (
     decode_message,
     encode_json,
 )
-from theorbo.schemas.limits import HEARTBEAT_S, LOST_S, RECENT_S, REFUSALS_LOGGED, SUSPECT_S, WINDOW_BYTES
-from theorbo.schemas.names import BROKER, Channel, Source, SourceKind
+from theorbo.schemas.limits import (
+    ENDED_IN_MEMORY,
+    HEARTBEAT_S,
+    LOST_S,
+    OPEN_EXECUTIONS,
+    RECENT_S,
+    SUSPECT_S,
+    WINDOW_BYTES,
+)
+from theorbo.schemas.names import EXECUTOR, Channel
 
 _COMMANDS = frozenset({
     Command.HELLO, Command.PING, Command.PUT, Command.ATTACH, Command.READ, Command.CREDIT, Command.CLOSE,
@@ -80,36 +99,79 @@ _OF_AN_EXECUTION = frozenset({Command.HELLO, Command.PUT, Command.ATTACH, Comman
 class Core:
     """Everything the broker knows that is not on disk, and every decision it takes."""
 
-    def __init__(self, broker: str, last_sequence: int, now: float) -> None:
-        """`broker` identifies the journal, `last_sequence` is its last."""
+    def __init__(self, broker: str, last_sequence: int, now: float, lost_after_s: float = LOST_S) -> None:
+        """`broker` identifies the journal, `last_sequence` is its last. `lost_after_s`: so long a silence of all
+        its peers makes an execution LOST.
+        """
         self._broker = broker
+        self._lost_after_s = lost_after_s
         self._executions: dict[bytes, Execution] = {}
-        self._sessions: dict[bytes, Session] = {}
+        self._sessions = Sessions()
         self._deliveries = Deliveries(last_sequence)
         self._cursors = Cursors()
         self._payloads = Payloads()
+        self._damage = Damage(self._deliveries)
+        self._reminders = Reminders()
+        self._refusals = Refusals()
+        self._beacon = snapshots.Beacon(broker)
+        self._commits = Commits(
+            last_sequence,
+            self._executions,
+            self._sessions,
+            self._deliveries,
+            self._cursors,
+            self._payloads,
+            self._damage,
+        )
+        self._confirmed: dict[bytes, Execution] = {}
+        """Executions whose Executor has confirmed more than the journal knows."""
         self._journal_problem = ""
         self._ticked_at = now
-        self._refusals_to_log = REFUSALS_LOGGED
-        self.committed_sequence = last_sequence
-        """The journal's last batch of which the core has heard: no reader is given what comes after it."""
         self.heard_at = now
         """When any peer was last heard."""
-        self.refused: Counter[str] = Counter()
-        """Refusals by code since the start."""
 
     @property
     def open_executions(self) -> int:
         """How many executions have no final state yet."""
         return sum(not execution.state.final for execution in self._executions.values())
 
+    @property
+    def committed_sequence(self) -> int:
+        """The journal's last batch of which the core has heard: no reader is given what comes after it."""
+        return self._commits.last_sequence
+
+    @property
+    def refused(self) -> Counter[str]:
+        """Refusals by code since the start."""
+        return self._refusals.by_code
+
+    @property
+    def refused_of(self) -> Counter[tuple[str, str]]:
+        """Refusals by code and origin since the start."""
+        return self._refusals.by_origin
+
+    def wants(self, wish: ReadJournal) -> bool:
+        """Whether somebody still waits for what is to be read; the peer may have closed its READ, or gone."""
+        return self._cursors.waits(wish)
+
     def handle(self, it: Input, now: float) -> list[Instruction]:
         """What is to be done now that `it` has happened; `now` is Unix time in seconds."""
+        out = self._handle(it, now)
+        if self._confirmed and (isinstance(it, Tick | Ending) or any(isinstance(each, Append) for each in out)):
+            out += self.confirmations()  # with a commit that comes anyway
+        return out
+
+    def confirmations(self) -> list[Instruction]:
+        """What Executors have confirmed since the journal was last told so."""
+        confirmed, self._confirmed = self._confirmed, {}
+        return [Confirm(execution.id, execution.confirmed) for execution in confirmed.values()]
+
+    def _handle(self, it: Input, now: float) -> list[Instruction]:
         match it:
             case Received():
                 return self._received(it, now, journal_asked=False)
             case Committed():
-                return self._committed(it, now)
+                return self._commits.committed(it, now)
             case Recalled():
                 return self._recalled(it, now)
             case JournalRead():
@@ -122,10 +184,7 @@ class Core:
                 nonce = it.topic.startswith(b"nonce/")
                 return [Publish(it.topic, Header(time=now), b"")] if nonce else []
             case Unsent():
-                if it.gone:
-                    self._drop(it.peer)
-                else:
-                    self._cursors.unsent(it)
+                self._unsent(it)
                 return []
             case Forgotten():
                 execution = self._executions.get(it.execution)
@@ -138,7 +197,7 @@ class Core:
             case Tick():
                 return self._tick(now)
             case Ending():
-                return [Send(peer, Message(Command.GOODBYE, Header(time=now))) for peer in self._sessions]
+                return [Send(session.peer, Message(Command.GOODBYE, Header(time=now))) for session in self._sessions]
 
     # --- messages --------------------------------------------------------------------------------
 
@@ -179,203 +238,187 @@ class Core:
                 body = encode_json(problem=self._journal_problem) if self._journal_problem else b""
                 return [Send(session.peer, Message(Command.PONG, header, body))]
             case Command.CREDIT:
-                return self._cursors.credit(session.peer, message)
+                out, supervised = self._cursors.credit(session.peer, message)
+                if supervised and supervised.confirmed > supervised.noted:
+                    supervised.noted = supervised.confirmed
+                    self._confirmed[supervised.id] = supervised
+                return out
             case Command.READ:
-                return self._cursors.read(session.peer, message)
+                supervised = self._executions.get(session.execution) if session.role == "executor" else None
+                return self._cursors.read(session.peer, message, supervised)
             case Command.CLOSE:
                 return self._cursors.close(session.peer, message)
             case Command.LIST:
                 wish = snapshots.find(session.peer, message)
-                return [wish] if wish.wanted.ended else self.handle(Listed(*wish, []), now)
+                return [wish] if wish.wanted.ended else self._handle(Listed(*wish, []), now)
             case Command.ATTACH:
-                return [self._payloads.attach(session, message)]
+                return [*self._payloads.attach(session, message)]
             case Command.FETCH:
-                return [self._payloads.fetch(session, message)]
+                return [*self._payloads.fetch(session, message)]
             case _:  # BYE
                 return self._bye(session)
 
     def _refuse(
         self, peer: bytes, header: Header, error: ProtocolError, now: float, principal: str = ""
     ) -> list[Instruction]:
-        """REFUSED, counted, and in the log as long as that is no flood."""
-        self.refused[error.code] += 1
-        body = encode_json(code=error.code, message=str(error))
-        out: list[Instruction] = [Send(peer, Message(Command.REFUSED, header._replace(time=now), body))]
-        if error.code != ErrorCode.UNKNOWN_PEER and self._refusals_to_log > 0:
-            self._refusals_to_log -= 1
-            origin = str(self._sessions.get(peer) or f"a peer of {principal or 'this user'} that has not said HELLO")
-            fields = {"code": error.code, "why": str(error), "origin": origin}
-            if header.execution != NO_EXECUTION:
-                fields["execution"] = header.execution.hex()
-            out.append(Note("warning", "refused a message", fields))
-        return out
+        return self._refusals.refuse(peer, self._sessions.get(peer), principal, header, error, now)
 
     # --- peers -----------------------------------------------------------------------------------
 
     def _hello(self, it: Received, message: Message, now: float) -> list[Instruction]:
+        """Raises ProtocolError."""
         session = Session(it.peer, it.principal, message.header, decode_json(message.body), now)
         execution = self._executions.get(session.execution)
         if session.role == "agent" and execution is None:
             raise deliveries.unknown_execution(session.execution)
-        self._drop(it.peer)
-        self._sessions[it.peer] = session
+        if execution and session.source:
+            execution.stand(session.source, session.epoch, session.incarnation)
+        out: list[Instruction] = []
+        for former in self._sessions.admit(session):
+            self._let_go(former.peer)
+            if former.peer != it.peer and (former.epoch, former.incarnation) != (session.epoch, session.incarnation):
+                error = ProtocolError(ErrorCode.FENCED, f"another process speaks for {session.source} from now on")
+                out += self._refusals.refuse(former.peer, former, former.principal, Header(), error, now)
         self._hear(session, now)
-        body = encode_json(
-            broker=self._broker, version=__version__, protocol=PROTOCOL_VERSION,
-            heartbeat_s=HEARTBEAT_S, window_bytes=WINDOW_BYTES,
-        )  # fmt: skip
+        fields: dict[str, object] = {
+            "broker": self._broker, "version": __version__, "protocol": PROTOCOL_VERSION,
+            "heartbeat_s": HEARTBEAT_S, "window_bytes": WINDOW_BYTES,
+        }  # fmt: skip
+        if session.role == "executor":
+            head = execution.streams.get((EXECUTOR, Channel.SIGNALS)) if execution else None
+            fields["accepted"] = head.accepted if head else 0
+            fields["confirmed"], fields["given"] = (execution.confirmed, execution.given) if execution else (0, 0)
         header = Header(request=message.header.request, execution=session.execution, time=now)
-        out: list[Instruction] = [Send(it.peer, Message(Command.WELCOME, header, body))]
-        if execution and session.role == "agent" and not execution.decided.final:
-            out += [Send(it.peer, Message(Command.CONTROL, *control)) for control in execution.controls]
+        out.append(Send(it.peer, Message(Command.WELCOME, header, encode_json(**fields))))
+        if execution and session.role == "agent":
+            if execution.state.final:
+                out.append(Send(it.peer, told_to_end(execution.id, execution.state, now)))
+            elif not execution.decided.final:
+                out += [Send(it.peer, Message(Command.CONTROL, *control)) for control in execution.controls]
         return out
 
     def _hear(self, session: Session, now: float) -> None:
+        """Raises ProtocolError if another process has taken over from the one that speaks."""
         self.heard_at = session.heard_at = now
         execution = self._executions.get(session.execution)
-        if execution and session.role != "observer":
-            execution.heard(session.name, now)
-            if session.role == "agent":
-                execution.agents_heard_at = now
+        if execution and session.source:
+            execution.stand(session.source, session.epoch, session.incarnation)
+            execution.heard(session.source, now)
 
     def _bye(self, session: Session) -> list[Instruction]:
         execution = self._executions.get(session.execution)
-        if execution and session.name:
-            execution.contacts.pop(session.name, None)
+        if execution and session.source:
+            execution.contacts.pop(str(session.source), None)
         self._drop(session.peer)
-        return []
+        return self.confirmations()
 
     def _drop(self, peer: bytes) -> None:
         """Forget a peer and what it reads."""
-        if self._sessions.pop(peer, None):
-            self._cursors.drop(peer)
+        self._sessions.drop(peer)
+        self._let_go(peer)
+
+    def _let_go(self, peer: bytes) -> None:
+        """Nothing of what a former session has asked for is done any more."""
+        self._cursors.drop(peer)
+        self._payloads.drop(peer)
+        self._reminders.drop(peer)
+
+    def _unsent(self, it: Unsent) -> None:
+        if it.gone:
+            self._drop(it.peer)
+        elif it.message.command in (Command.EVENTS, Command.END):
+            self._cursors.unsent(it)
+        elif self._sessions.get(it.peer):
+            self._reminders.unsent(it)
 
     # --- deliveries ------------------------------------------------------------------------------
 
     def _put(self, session: Session, message: Message, now: float) -> list[Instruction]:
+        """Raises ProtocolError."""
         header = message.header
         deliveries.check_put(session, header, message.body)
         out: list[Instruction] = []
         execution = self._executions.get(header.execution)
         if execution is None:
             submitted = deliveries.submission(header, message.body)
+            if self.open_executions >= OPEN_EXECUTIONS:
+                raise ProtocolError(ErrorCode.BUSY, f"{OPEN_EXECUTIONS} executions are open; submit again later")
             execution = self._executions[header.execution] = Execution(header.execution, now)
-            execution.heard(session.name, now)
+            self._hear(session, now)
             out.append(Keep(execution.id, submitted.time, None, {}))
-        if session.role == "agent" and header.source and header.source.kind is SourceKind.AGENT:
-            session.name = str(header.source)
-            execution.heard(session.name, now)
-        answer = self._deliveries.put(session, execution, header, message.body, now)
-        return [*out, answer] if answer else out
-
-    def _committed(self, it: Committed, now: float) -> list[Instruction]:
-        stored: list[Instruction] = []
-        published: list[Instruction] = []
-        states: list[Instruction] = []
-        streams: dict[tuple[bytes, Source, int], Execution] = {}
-        touched: dict[bytes, Execution] = {}
-        new = [item for item in it.items if isinstance(item, Batch)]
-        for item in it.items:
-            if not isinstance(item, Batch):
-                stored += self._payloads.noted(item, now)
-        for batch in new:
-            self.committed_sequence = batch.sequence
-            execution = self._executions[batch.execution]
-            self._deliveries.committed(execution, batch)
-            execution.changed_at = now
-            if batch.source != BROKER:
-                streams[batch.execution, batch.source, batch.channel] = execution
-            if batch.channel == Channel.SIGNALS:
-                states += self._observe(execution, batch, now)
-            if batch.channel == Channel.SIGNALS or execution.evidence.ended:
-                touched[batch.execution] = execution
-            topic = execution.topic(batch.channel)
-            published += [Publish(topic, piece.header(), piece.body) for piece in batches.live_pieces(batch)]
-        acknowledged = [acknowledgement(execution, *stream[1:], now) for stream, execution in streams.items()]
-        forwarded = self._cursors.committed(new)
-        for execution in touched.values():
-            states += self._deliveries.own(execution, execution.decide(now))
-        return [*stored, *acknowledged, *forwarded, *published, *states, *self._deliveries.feed_starved(now)]
-
-    def _observe(self, execution: Execution, batch: Batch, now: float) -> list[Instruction]:
-        """What committed signals lead to beside a change of state: control for agents, words for the log."""
-        out: list[Instruction] = []
-        known, before = len(execution.controls), execution.state
-        if invalid := execution.observe(batch):
-            fields = {"execution": execution.id.hex(), "source": str(batch.source), "problem": invalid[0].problem}
-            text = "signals are malformed; they are kept, and change nothing"
-            out.append(Note("warning", text, {**fields, "signals": len(invalid)}))
-        agents = [
-            session.peer
-            for session in self._sessions.values()
-            if session.role == "agent" and session.execution == execution.id
-        ]
-        for control in execution.controls[known:]:
-            out += [Send(peer, Message(Command.CONTROL, *control)) for peer in agents]
-        if execution.state is not before:
-            fields = {"execution": execution.id.hex(), "state": str(execution.state), "reason": execution.reason}
-            out.append(Note("info", "state changed", fields))
-            out += self._keep(execution, now)
-        return out
-
-    def _keep(self, execution: Execution, now: float) -> list[Instruction]:
-        """An execution whose final state is on disk is noted as ended."""
-        if not execution.state.final or execution.ended_view is not None:
-            return []
-        view = execution.view(now)
-        return [Keep(execution.id, view["submitted"] or now, now, view)]
+        return [*out, *self._deliveries.put(session, execution, header, message.body, now)]
 
     def _recalled(self, it: Recalled, now: float) -> list[Instruction]:
         out: list[Instruction] = []
-        if it.past is not None:
-            execution = self._executions[it.execution] = Execution.recalled(it.execution, it.past, now)
-            out += self._keep(execution, now)
+        if it.past is not None and it.execution not in self._executions:
+            self._make_room()
+            execution = Execution.recalled(it.execution, it.past, self.committed_sequence, now)
+            self._executions[it.execution] = execution
+            self._cursors.adopt(execution)
+            out += self._commits.keep(execution, now)
+            out += self._damage.found(it.past.damaged, self._executions, now)
             out += self._deliveries.own(execution, execution.decide(now))
+        out += self._damage.recalled(it.execution, self._executions.get(it.execution), now)
         if it.retry:
             out += self._received(it.retry, now, journal_asked=True)
         return out
 
+    def _make_room(self) -> None:
+        """Ended executions that somebody wanted to know of go when there are too many."""
+        ended = [each for each in self._executions.values() if each.ended_view is not None and not each.in_flight]
+        for execution in ended[: max(0, len(ended) + 1 - ENDED_IN_MEMORY)]:
+            del self._executions[execution.id]
+
     def _journal_read(self, it: JournalRead, now: float) -> list[Instruction]:
+        out = self._damage.found(it.damaged, self._executions, now)
         try:
-            return self._cursors.journal_read(it, self.committed_sequence)
+            return out + self._cursors.journal_read(it, self.committed_sequence)
         except ProtocolError as error:
-            return self._refuse(it.peer, Header(request=it.request), error, now)
+            return out + self._refuse(it.peer, Header(request=it.request), error, now)
 
     def _payload(self, it: ChunkStored | ChunkRead, now: float) -> list[Instruction]:
+        out: list[Instruction] = []
         try:
-            return [self._payloads.stored(it, now) if isinstance(it, ChunkStored) else self._payloads.fetched(it, now)]
+            answer = self._payloads.stored(it, now) if isinstance(it, ChunkStored) else self._payloads.fetched(it, now)
+            out = [answer] if answer else []
         except ProtocolError as error:
             header = it.header if isinstance(it, ChunkRead) else Header(execution=it.reference.execution)
-            return self._refuse(it.peer, header, error, now)
+            out = self._refuse(it.peer, header, error, now)
+        return [*out, *self._payloads.next_fetch(it)] if isinstance(it, ChunkRead) else out
 
     # --- time ------------------------------------------------------------------------------------
 
     def _tick(self, now: float) -> list[Instruction]:
-        out: list[Instruction] = []
+        out = self._refusals.tick()
         stalled = not 0.0 <= now - self._ticked_at < SUSPECT_S
         self._ticked_at = now
-        self._refusals_to_log = REFUSALS_LOGGED
         if stalled:
             out.append(Note("warning", "the broker did not run for a while; everybody has a new lease", {}))
-            for session in self._sessions.values():
+            for session in self._sessions:
                 session.heard_at = now
             for execution in self._executions.values():
                 execution.renew(now)
-        for session in [session for session in self._sessions.values() if now - session.heard_at >= LOST_S]:
-            self._drop(session.peer)
+        for session in self._sessions:
+            if now - session.heard_at >= self._lost_after_s:
+                self._drop(session.peer)
         for execution in list(self._executions.values()):
             out += self._expire(execution, now)
-        return [*out, *self._cursors.tick(), snapshots.beacon(self._broker, self._executions.values(), now)]
+        beacon = self._beacon.next(self._executions.values(), now)
+        return [*out, *self._reminders.tick(self._executions, now), *self._cursors.tick(), beacon]
 
     def _expire(self, execution: Execution, now: float) -> list[Instruction]:
         """LOST after silence; out of memory when nothing has happened since the end."""
         if execution.in_flight:
             return []
-        if not execution.decided.final and now - execution.heard_at >= LOST_S:
-            reason = f"neither Executor nor agents have been heard for {LOST_S:.0f} s"
+        lost_after_s = self._lost_after_s
+        if not execution.decided.final and now - execution.heard_at >= lost_after_s:
+            reason = f"neither Executor nor agents have been heard for {lost_after_s:.0f} s"
             return [*self._deliveries.own(execution, execution.give_up(reason, now))]
-        if not execution.decided.final and execution.evidence.ended and now - execution.agents_heard_at >= LOST_S:
-            reason = f"the launcher has ended, and agents that have not delivered all were not heard for {LOST_S:.0f} s"
+        if not execution.decided.final and execution.evidence.ended and now - execution.agents_heard_at >= lost_after_s:
+            reason = (
+                "the launcher has ended, and agents that have not delivered all were not heard for "
+                f"{lost_after_s:.0f} s"
+            )
             return [*self._deliveries.own(execution, execution.give_up(reason, now))]
         if execution.state.final and now - execution.changed_at >= RECENT_S:
             del self._executions[execution.id]

@@ -10,18 +10,19 @@ from __future__ import annotations
 from typing import Any
 
 from theorbo.broker.batches import cut
+from theorbo.broker.executions import Execution
 from theorbo.broker.values import Batch, Instruction, JournalRead, ReadJournal, Send, Unsent
 from theorbo.schemas.errors import ProtocolError
 from theorbo.schemas.frames import NO_EXECUTION, Command, ErrorCode, Header, Message, decode_json
-from theorbo.schemas.limits import CREDIT_BYTES, JOURNAL_READ_BYTES, READS_PER_PEER
+from theorbo.schemas.limits import CREDIT_BYTES, JOURNAL_READ_BYTES, PEER_CREDIT_BYTES, READS, READS_PER_PEER
 from theorbo.schemas.names import Channel
 
 
 class Cursor:
     """One READ: what it wants, how far it is, what it may still be sent."""
 
-    def __init__(self, peer: bytes, header: Header, wish: dict[str, Any]) -> None:
-        """Of the body of a READ. Raises ProtocolError."""
+    def __init__(self, peer: bytes, header: Header, wish: dict[str, Any], supervised: Execution | None = None) -> None:
+        """Of the body of a READ. Raises ProtocolError. `supervised`: the execution, if its Executor reads."""
         self.peer = peer
         self.request = header.request
         self.execution = header.execution
@@ -29,7 +30,8 @@ class Cursor:
         self.channels = _channels(wish)
         self.looked_to = _number(wish, "after", 0)
         """Sequence up to which everything has been given, or was not wanted."""
-        self.credit_bytes = _number(wish, "credit", CREDIT_BYTES)
+        self.since = _time(wish, "since")
+        self.credit_bytes = min(_number(wish, "credit", CREDIT_BYTES), CREDIT_BYTES)
         self.first_position = max(1, _number(wish, "first", 1)) if "channel" in wish else 0
         self.last_position = _number(wish, "last", 2**63 - 1) if "channel" in wish else 0
         if self.first_position and (self.execution == NO_EXECUTION or self.channels is None or self.follow):
@@ -37,6 +39,8 @@ class Cursor:
         self.live = False
         self.reading = False
         self._sent = self._confirmed = self.looked_to
+        self.supervised = supervised if self.follow and supervised and self.execution == supervised.id else None
+        """What is given through this cursor goes through the hooks of the execution's Executor."""
 
     @property
     def key(self) -> tuple[bytes, int]:
@@ -62,6 +66,8 @@ class Cursor:
             self.first_position = batch.last_position + 1
         self.credit_bytes -= len(batch.body)
         self._sent = batch.sequence
+        if self.supervised:
+            self.supervised.given = max(self.supervised.given, batch.sequence)
         return Send(self.peer, Message(Command.EVENTS, batch.header(self.request), batch.body))
 
     def committed(self, batch: Batch) -> Send | None:
@@ -79,8 +85,10 @@ class Cursor:
 
     def confirm(self, more_bytes: int, sequence: int) -> None:
         """CREDIT."""
-        self.credit_bytes += more_bytes
+        self.credit_bytes = min(self.credit_bytes + more_bytes, CREDIT_BYTES)
         self._confirmed = max(self._confirmed, min(sequence, self._sent))
+        if self.supervised:
+            self.supervised.confirm(self._confirmed)
 
     def unsent(self, message: Message) -> None:
         """An EVENTS message did not leave: it is given again, and all after it."""
@@ -102,7 +110,7 @@ class Cursor:
         return [
             ReadJournal(
                 self.peer, self.request, self.execution, self.channels, self.looked_to,
-                self.first_position, self.last_position, limit_bytes,
+                self.first_position, self.last_position, limit_bytes, self.since,
             )
         ]  # fmt: skip
 
@@ -120,26 +128,43 @@ class Cursors:
         self._ended: dict[tuple[bytes, int], Cursor] = {}
         """Those whose END was sent just now: it may come back as unsent."""
 
-    def read(self, peer: bytes, message: Message) -> list[Instruction]:
-        """READ. Raises ProtocolError."""
-        cursor = Cursor(peer, message.header, decode_json(message.body))
+    def read(self, peer: bytes, message: Message, supervised: Execution | None = None) -> list[Instruction]:
+        """READ, by the Executor of the execution `supervised` if that is given. Raises ProtocolError."""
+        cursor = Cursor(peer, message.header, decode_json(message.body), supervised)
         if cursor.key in self._cursors:
             raise ProtocolError(
                 ErrorCode.MALFORMED, f"READ {cursor.request} is under way; CLOSE it, or take a new number"
             )
-        if sum(key[0] == peer for key in self._cursors) >= READS_PER_PEER:
-            raise ProtocolError(ErrorCode.NOT_ALLOWED, f"more than {READS_PER_PEER} READs at the same time; CLOSE some")
+        others = [other for key, other in self._cursors.items() if key[0] == peer]
+        if len(others) >= READS_PER_PEER:
+            raise ProtocolError(ErrorCode.BUSY, f"more than {READS_PER_PEER} READs at the same time; CLOSE some")
+        if len(self._cursors) >= READS:
+            raise ProtocolError(ErrorCode.BUSY, f"{READS} READs are under way; try again later")
+        cursor.credit_bytes = min(cursor.credit_bytes, _left(others))
         self._cursors[cursor.key] = cursor
         return cursor.read_on()
 
-    def credit(self, peer: bytes, message: Message) -> list[Instruction]:
-        """CREDIT."""
+    def credit(self, peer: bytes, message: Message) -> tuple[list[Instruction], Execution | None]:
+        """CREDIT; also the execution of which more was confirmed, if that was by its Executor."""
         header = message.header
         cursor = self._cursors.get((peer, header.request))
         if cursor is None:
-            return []  # it has ended meanwhile
-        cursor.confirm(header.count, header.sequence)
-        return cursor.read_on()
+            return [], None  # it has ended meanwhile
+        others = [other for key, other in self._cursors.items() if key[0] == peer]
+        cursor.confirm(min(header.count, _left(others)), header.sequence)
+        return cursor.read_on(), cursor.supervised
+
+    def waits(self, wish: ReadJournal) -> bool:
+        """Whether a reader waits for this."""
+        cursor = self._cursors.get((wish.peer, wish.request))
+        return cursor is not None and cursor.reading
+
+    def adopt(self, execution: Execution) -> None:
+        """An execution is in memory again: it goes on with what its Executor was given and has confirmed since."""
+        for cursor in self._cursors.values():
+            if cursor.supervised and cursor.supervised.id == execution.id:
+                execution.confirmed = max(execution.confirmed, cursor.supervised.confirmed)
+                cursor.supervised = execution
 
     def close(self, peer: bytes, message: Message) -> list[Instruction]:
         """CLOSE."""
@@ -210,6 +235,18 @@ def _number(wish: dict[str, Any], name: str, default: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
         raise ProtocolError(ErrorCode.MALFORMED, f"READ: {name} {value!r} is no number from 0 to 2^63 - 1")
     return value
+
+
+def _time(wish: dict[str, Any], name: str) -> float:
+    value = wish.get(name, 0.0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value < 2**63:
+        raise ProtocolError(ErrorCode.MALFORMED, f"READ: {name} {str(value)[:40]} is no Unix time")
+    return float(value)
+
+
+def _left(cursors: list[Cursor]) -> int:
+    """Credit that may still be granted to the peer of these."""
+    return max(0, PEER_CREDIT_BYTES - sum(max(0, cursor.credit_bytes) for cursor in cursors))
 
 
 def _channels(wish: dict[str, Any]) -> frozenset[int] | None:

@@ -3,44 +3,44 @@
 Three things are told apart for each stream: what was *accepted* (it has a position and is on its way to the
 disk), what is *committed* (on disk, acknowledged), and what was *reported* (the agent's count at its end).
 The same holds for the state: *decided* is what the evidence says, `state` what has been committed; only the
-latter is shown to anyone.
+latter is shown to anyone. And for what the Executor gets: *given* has been sent to it, *confirmed* has been
+through its hooks.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from theorbo.broker.signals import Control, in_short, unusable
+from theorbo.broker.streams import StreamHead
 from theorbo.broker.values import Batch, Past
 from theorbo.schemas import events
-from theorbo.schemas.frames import Flag, Header
-from theorbo.schemas.limits import CONSERVED_STREAMS
+from theorbo.schemas.errors import ProtocolError
+from theorbo.schemas.frames import ErrorCode, Flag
+from theorbo.schemas.limits import BEGINNING_CHARACTERS, CONSERVED_STREAMS, CONTROLS, STREAMS
 from theorbo.schemas.names import BROKER, EXECUTOR, Channel, Source, SourceKind, Stream, topic
 from theorbo.schemas.outcome import Evidence
 from theorbo.schemas.records import RS, encode_record, split_body
-from theorbo.schemas.states import State, checked_transition, contact
+from theorbo.schemas.states import State, checked_transition
 
 
-class StreamHead:
-    """How far one stream is."""
+class Standing(NamedTuple):
+    """The process that speaks for a source: the one with the highest epoch."""
 
-    __slots__ = ("accepted", "committed", "rewound_at", "sender", "starved")
-
-    def __init__(self, committed: int = 0) -> None:
-        self.accepted = committed
-        self.committed = committed
-        self.sender = b""
-        """The peer that delivered last: it gets the acknowledgements."""
-        self.rewound_at = 0.0
-        """When a gap was last told, so that each of many batches behind one gap does not bring all of them again."""
-        self.starved = False
-        """A batch was dropped for want of room; its sender waits to be told that there is room."""
+    epoch: int
+    incarnation: str
+    """Empty where nobody has said which."""
 
 
-class Control(NamedTuple):
-    """A committed request that agents of the execution have to hear of."""
+class Observed(NamedTuple):
+    """What committed signals lead to beside evidence."""
 
-    header: Header
-    record: bytes
+    invalid: list[str]
+    """Why some cannot be understood, or not from there; they change nothing."""
+    controls: list[Control]
+    """Requests that agents have to hear of."""
+    moved: list[tuple[Source, int]]
+    """Streams that have gone past what is lost of them."""
 
 
 class Execution:
@@ -68,17 +68,31 @@ class Execution:
         self._topics: dict[int, bytes] = {}
         self.ended_view: dict[str, Any] | None = None
         """Of an execution that had ended before this broker was started, or long ago."""
+        self.speakers: dict[Source, Standing] = {}
+        self.executor_host = ""
+        """Where the Executor is that attached last, or submitted."""
+        self.given = 0
+        """The last sequence that may have been given to an Executor for its hooks."""
+        self.confirmed = 0
+        """The last sequence for which an Executor has called its hooks."""
+        self.noted = 0
+        """The same, as far as the journal was told."""
 
     @classmethod
-    def recalled(cls, execution: bytes, past: Past, now: float) -> Execution:
-        """As the journal has it. Everyone of whom no end is known has a new lease."""
+    def recalled(cls, execution: bytes, past: Past, last_sequence: int, now: float) -> Execution:
+        """As the journal has it, of which `last_sequence` is the last. Everyone of whom no end is known has a new
+        lease.
+        """
         self = cls(execution, now)
-        for source, channel, number, _count in past.streams:
-            self.streams[source, channel] = StreamHead(number)
+        for source, channel, number, count in past.streams:
+            self.streams[source, channel] = StreamHead(number, number - count)
         self.heads = dict(past.heads)
         self.accepted_positions = dict(past.heads)
+        self.confirmed = self.noted = past.confirmed
+        self.given = last_sequence
         if past.ended_view is not None:
             self.ended_view = past.ended_view
+            self.speakers[EXECUTOR] = Standing(past.ended_view.get("executor_epoch", 1), "")
             self.state = self.decided = State(past.ended_view["state"])
             return self
         for batch in past.signals:
@@ -89,12 +103,44 @@ class Execution:
         self.contacts[str(EXECUTOR)] = now
         return self
 
+    # --- speakers -------------------------------------------------------------------------------
+
+    def stand(self, source: Source, epoch: int, incarnation: str) -> None:
+        """A process speaks for a source: from now on none that came before it does.
+
+        Raises ProtocolError (`fenced`) if another one has taken over from this one.
+        """
+        known = self.speakers.get(source)
+        if known == (epoch, incarnation):
+            return
+        if known and (epoch < known.epoch or (epoch == known.epoch and known.incarnation)):
+            raise ProtocolError(
+                ErrorCode.FENCED,
+                f"another process speaks for {source} of execution {self.id.hex()}: "
+                f"it has epoch {known.epoch}, this one {epoch}",
+            )
+        self.speakers[source] = Standing(epoch, incarnation)
+
+    def _stood(self, source: Source, epoch: int, incarnation: str) -> None:
+        """The same, as the journal has it; who has said HELLO meanwhile may be later."""
+        known = self.speakers.get(source)
+        if known is None or epoch > known.epoch:
+            self.speakers[source] = Standing(epoch, incarnation)
+
+    def confirm(self, sequence: int) -> None:
+        """An Executor has called its hooks for everything up to a sequence."""
+        self.confirmed = max(self.confirmed, min(sequence, self.given))
+
     # --- streams --------------------------------------------------------------------------------
 
     def stream(self, source: Source, channel: int) -> StreamHead:
-        """How far a stream is; a new one is at 0."""
+        """How far a stream is; a new one is at 0. Raises ProtocolError if there are too many."""
         head = self.streams.get((source, channel))
         if head is None:
+            if len(self.streams) >= STREAMS and source != BROKER:
+                raise ProtocolError(
+                    ErrorCode.TOO_LARGE, f"execution {self.id.hex()} has {STREAMS} streams; no more are taken"
+                )
             head = self.streams[source, channel] = StreamHead()
         return head
 
@@ -102,63 +148,83 @@ class Execution:
         """The next `count` events of a stream, with their positions."""
         head = self.stream(source, channel)
         position = self.accepted_positions.get(channel, 0) + 1
-        flags = Flag.LATE if self.decided.final and source != BROKER else 0
+        late = self.decided.final and (source != BROKER or self.state.final)
+        flags = Flag.LATE if late else 0
         batch = Batch(sequence, self.id, channel, position, source, head.accepted + 1, count, flags, 0.0, body)
-        head.accepted += count
+        head.accept(count)
         self.accepted_positions[channel] = batch.last_position
         self.in_flight += source != BROKER
         return batch
 
-    def committed(self, batch: Batch) -> StreamHead:
+    def committed(self, batch: Batch) -> None:
         """A batch that was accepted is on disk."""
-        head = self.streams[batch.source, batch.channel]
-        head.committed = batch.last
+        self.streams[batch.source, batch.channel].commit(batch.last)
         self.heads[batch.channel] = batch.last_position
         self.in_flight -= batch.source != BROKER
-        return head
 
     # --- evidence and state ---------------------------------------------------------------------
 
-    def observe(self, batch: Batch) -> list[events.InvalidEvent]:
-        """Take over a committed batch of signals. What cannot be understood is returned, and changes nothing."""
-        invalid: list[events.InvalidEvent] = []
+    def observe(self, batch: Batch) -> Observed:
+        """Take over a committed batch of signals."""
+        observed = Observed([], [], [])
         if batch.flags & Flag.LATE:
-            return invalid
+            self._pass_losses(batch, observed)
+            return observed
         for offset, text in enumerate(split_body(batch.body)):
             event = events.decode_event(text)
-            problem = _unusable(event)
-            if isinstance(event, events.InvalidEvent):
-                invalid.append(event)
-            elif problem:
-                invalid.append(events.InvalidEvent(time=event.time, text="", problem=problem))
-            elif batch.source == BROKER:
-                self._follow(event)
-            else:
-                self.evidence.add(batch.source, event)
-                self._time(event)
-                if isinstance(event, events.ControlRequested):
-                    header = batch.header()._replace(
-                        first=batch.first + offset, count=1, position=batch.position + offset
-                    )
-                    self.controls.append(Control(header, RS + text + b"\n"))
-        return invalid
+            if problem := unusable(batch.source, event):
+                observed.invalid.append(problem)
+                continue
+            self._take_over(batch.source, event, observed)
+            if isinstance(event, events.ControlRequested):
+                header = batch.header()._replace(first=batch.first + offset, count=1, position=batch.position + offset)
+                observed.controls.append(Control(header, RS + text + b"\n"))
+        self.controls = [*self.controls, *observed.controls][-CONTROLS:]
+        return observed
 
-    def _follow(self, event: events.EventBase) -> None:
-        if isinstance(event, events.StateChanged):
-            self.state, self.reason = State(event.state), event.reason
-            if self.state.final and self.ended_at is None:
-                self.ended_at = event.time
+    def _pass_losses(self, batch: Batch, observed: Observed) -> None:
+        """What is late changes no state, but a stream must not wait for ever for what nobody can deliver any more."""
+        for text in split_body(batch.body) if b'"loss"' in batch.body else ():
+            event = events.decode_event(text)
+            if isinstance(event, events.Loss) and not unusable(batch.source, event):
+                observed.moved.extend(self._lose(event))
 
-    def _time(self, event: events.EventBase) -> None:
+    def _take_over(self, source: Source, event: events.EventBase, observed: Observed) -> None:
+        self.evidence.add(source, in_short(event))
         match event:
+            case events.Loss():
+                observed.moved.extend(self._lose(event))
+            case events.StateChanged():
+                self.state, self.reason = State(event.state), event.reason
+                if self.state.final and self.ended_at is None:
+                    self.ended_at = event.time
             case events.RankStarted() if self.started_at is None:
                 self.started_at = event.time
             case events.LauncherEnded() | events.LauncherGone() if self.ended_at is None:
                 self.ended_at = event.time
+            case events.ExecutionSubmitted() if not self.executor_host:
+                self.executor_host = event.host
+                self._stood(source, 1, event.incarnation)
+            case events.ExecutorAttached():
+                self.executor_host = event.host
+                self._stood(source, event.epoch, event.incarnation)
+            case events.AgentStarted():
+                self._stood(source, event.epoch, event.incarnation)
+
+    def _lose(self, loss: events.Loss) -> list[tuple[Source, int]]:
+        """Numbers of a stream are lost; the stream, if that moves it."""
+        if not loss.first:
+            return []
+        source, channel = Stream.parse(loss.stream)
+        try:
+            head = self.stream(source, channel)
+        except ProtocolError:
+            return []  # too many streams; what was lost of this one is counted as evidence
+        return [(source, int(channel))] if head.lose(loss.first, loss.last) else []
 
     @property
     def settled(self) -> bool:
-        """Whether everything that was reported is on disk."""
+        """Whether everything that was reported is on disk, or its loss is."""
         return self.in_flight == 0 and all(
             self.streams[stream].committed >= last if stream in self.streams else last == 0
             for stream, last in self.evidence.reported.items()
@@ -182,7 +248,10 @@ class Execution:
 
     def _change(self, after: State, reason: str, now: float) -> list[bytes]:
         changed = events.StateChanged(
-            time=now, state=checked_transition(self.decided, after), previous=self.decided, reason=reason
+            time=now,
+            state=checked_transition(self.decided, after),
+            previous=self.decided,
+            reason=reason[:BEGINNING_CHARACTERS],
         )
         self.decided = after
         closing = self._conservation(now) if after.final else []
@@ -190,15 +259,15 @@ class Execution:
 
     def _conservation(self, now: float) -> list[events.Conservation]:
         reported = self.evidence.reported
-        delivered = {
-            Stream(source, Channel(channel)): head.committed
+        heads = {
+            Stream(source, Channel(channel)): head
             for (source, channel), head in self.streams.items()
             if source != BROKER
         }
-        streams = {
-            str(stream): (max(reported.get(stream, 0), delivered.get(stream, 0)), delivered.get(stream, 0))
-            for stream in sorted(reported.keys() | delivered.keys())
-        }
+        streams: dict[str, tuple[int, int]] = {}
+        for stream in sorted(reported.keys() | heads.keys()):
+            head = heads.get(stream, StreamHead())
+            streams[str(stream)] = max(reported.get(stream, 0), head.committed), head.delivered
         items = list(streams.items())
         starts = range(0, max(1, len(items)), CONSERVED_STREAMS)
         *before, last = (dict(items[start : start + CONSERVED_STREAMS]) for start in starts)
@@ -209,15 +278,16 @@ class Execution:
 
     # --- peers ----------------------------------------------------------------------------------
 
-    def heard(self, name: str | None, now: float) -> None:
+    def heard(self, source: Source, now: float) -> None:
         """Somebody who speaks for the execution was heard."""
-        self.heard_at = now
-        if name:
-            self.contacts[name] = now
+        self.heard_at = self.contacts[str(source)] = now
+        if source.kind is SourceKind.AGENT:
+            self.agents_heard_at = now
 
     def renew(self, now: float) -> None:
-        """Everybody has a new lease: it was the broker that did not listen."""
+        """Everybody has a new lease: it was the broker that did not listen, or its clock that was set."""
         self.heard_at = self.agents_heard_at = now
+        self.changed_at = min(self.changed_at, now)
         self.contacts = dict.fromkeys(self.contacts, now)
 
     # --- words ----------------------------------------------------------------------------------
@@ -226,47 +296,13 @@ class Execution:
         """Of the live events of a channel."""
         found = self._topics.get(channel)
         if found is None:
-            view = self.view(0.0)
-            names = view["experiment"], view["run"], view["task"]
-            found = self._topics[channel] = topic(Channel(channel), *names, view["execution"])
+            found = self._topics[channel] = topic(Channel(channel), *self._names, self.id.hex())
         return found
 
-    def view(self, now: float) -> dict[str, Any]:
-        """As in LISTING (`docs/protocol.md`, section A view of an execution)."""
-        heads = {Channel(channel).text: position for channel, position in sorted(self.heads.items())}
-        if self.ended_view is not None:
-            return {**self.ended_view, "heads": heads}
-        evidence, submitted = self.evidence, self.evidence.submitted
-        final = self.state.final
-        return {
-            "execution": self.id.hex(),
-            "task": submitted.task if submitted else "",
-            "experiment": submitted.experiment if submitted else "",
-            "run": submitted.run if submitted else "",
-            "user": submitted.user if submitted else "",
-            "host": submitted.host if submitted else "",
-            "state": str(self.state),
-            "reason": self.reason,
-            "delivering": evidence.ended and not final,
-            "submitted": submitted.time if submitted else None,
-            "started": self.started_at,
-            "ended": self.ended_at,
-            "ranks": evidence.ranks,
-            "ranks_started": len(evidence.ranks_started),
-            "ranks_ended": len(evidence.ranks_ended),
-            "hosts": sorted({agent.host for agent in evidence.agents_started.values()}),
-            "contact": {} if final else {name: str(contact(now - at)) for name, at in sorted(self.contacts.items())},
-            "heads": heads,
-            "lost": evidence.lost_events,
-        }
-
-
-def _unusable(event: events.EventBase) -> str | None:
-    """What is wrong with an event that has the right types and yet cannot be evidence."""
-    if isinstance(event, events.AgentClosed):
-        try:
-            for name in event.streams:
-                Stream.parse(name)
-        except ValueError as error:
-            return str(error)
-    return None
+    @property
+    def _names(self) -> tuple[str, str, str]:
+        """Experiment, run and task."""
+        if view := self.ended_view:
+            return view["experiment"], view["run"], view["task"]
+        submitted = self.evidence.submitted
+        return (submitted.experiment, submitted.run, submitted.task) if submitted else ("", "", "")

@@ -3,11 +3,14 @@
 Three users, each with a connection of its own. The *writer* is a thread: it takes everything that is
 queued, commits it in one transaction (WAL, synchronous=FULL: it has reached the disk), and reports what
 was committed. While one commit is under way the next is being collected; when idle, an item is committed
-at once. The *reader* serves cursors and snapshots with short statements and holds no transaction, for that
-would keep the write-ahead log from being reset. Retention works in the writer's thread in small steps.
+at once. The *reader* (`journal_reader`) serves cursors and snapshots with short statements and holds no
+transaction, for that would keep the write-ahead log from being reset. Retention works in the writer's thread in
+small steps.
 
 A failed commit (a full disk) is tried again with the same items until it succeeds: nothing is reported
-committed meanwhile, so nothing is acknowledged, and the senders keep what they have.
+committed meanwhile, so nothing is acknowledged, and the senders keep what they have. A journal that is
+*damaged* is another matter, for trying again cannot help: it is marked (`recovery.mark`), `damage` says so, and nothing
+more is committed.
 """
 
 from __future__ import annotations
@@ -20,14 +23,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
+from theorbo.broker import recovery, rows
+from theorbo.broker.journal_reader import JournalReader
 from theorbo.broker.retention import Retention
-from theorbo.broker.schema import open_journal
+from theorbo.broker.schema import JournalDamaged, is_damage, open_journal
 from theorbo.broker.values import (
     Append,
     Batch,
     Committed,
+    Confirm,
     FindViews,
     Input,
     JournalRead,
@@ -37,45 +43,80 @@ from theorbo.broker.values import (
     Note,
     Past,
     ReadJournal,
+    Recalled,
     Refer,
     Reference,
+    SetAside,
 )
-from theorbo.schemas.frames import NO_EXECUTION
 from theorbo.schemas.limits import COMMIT_BYTES, JOURNAL_RETRY_S, RETENTION_S
-from theorbo.schemas.names import Channel, Source, SourceKind
 
-_COLUMNS = "sequence, execution, channel, position, source_kind, source_index, first, count, flags, time, body"
-_SOURCE_KINDS = {int(kind): kind for kind in SourceKind}
+_T = TypeVar("_T")
 
-Item = Append | Keep | Refer
+Item = Append | Keep | Refer | Confirm | SetAside
 
 
 class Journal:
     """The open journal. `report` is called from the writer's thread; it must not block."""
 
     def __init__(self, path: Path, retention: Retention, report: Callable[[Input | Note], None]) -> None:
-        """Open the journal at `path`, made if there is none. Raises Unavailable.
+        """Open the journal at `path`, made if there is none. Raises Unavailable or JournalDamaged.
 
         The caller holds the lock on its directory (`place.Lock`).
         """
         self.path = path
+        self.damage = ""
+        """What is wrong with the file, once that has been found; nothing is committed any more."""
         self._retention = retention
         self._report = report
-        self._reader = open_journal(path)
+        self._reader = JournalReader(open_journal(path), path)
         self._file = path.stat()
-        self.broker: str = self._reader.execute("SELECT value FROM meta WHERE name = 'broker'").fetchone()[0]
-        """Identifies this journal for ever."""
-        self.last_sequence: int = self._reader.execute(
-            "SELECT max(coalesce((SELECT max(sequence) FROM batches), 0),"
-            " coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'last_sequence'), 0))"
-        ).fetchone()[0]
-        """Also of what retention has removed: a sequence is never given twice."""
+        try:
+            self.broker = self._reader.identity()
+            """Identifies this journal, until acknowledged content may be missing in it."""
+            self.last_sequence = self._reader.last_sequence()
+            """Also of what retention has removed: a sequence is never given twice."""
+            writer = open_journal(path)
+        except BaseException:
+            self._reader.close()
+            raise
         self._queue: deque[Item] = deque()
         self._wake = threading.Condition()
         self._ending = threading.Event()
         self._clean = False
-        self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
+        self._thread = threading.Thread(target=self._write, args=(writer,), name="journal", daemon=True)
         self._thread.start()
+
+    @classmethod
+    def recovered(
+        cls,
+        path: Path,
+        retention: Retention,
+        report: Callable[[Input | Note], None],
+        tell: Callable[[Note], None],
+    ) -> tuple[Journal, list[Recalled]]:
+        """The journal and its open executions, after a recovery if it is damaged. `tell` hears of that at once.
+
+        Raises Unavailable if it cannot be opened, or nothing in it can be recovered.
+        """
+        if recovery.is_marked(path):
+            recovery.recover(path, time.time(), tell)
+        try:
+            return cls._with_open_executions(path, retention, report)
+        except JournalDamaged as damaged:
+            recovery.mark(path, damaged.problem, time.time())
+            recovery.recover(path, time.time(), tell)
+        return cls._with_open_executions(path, retention, report)
+
+    @classmethod
+    def _with_open_executions(
+        cls, path: Path, retention: Retention, report: Callable[[Input | Note], None]
+    ) -> tuple[Journal, list[Recalled]]:
+        journal = cls(path, retention, report)
+        try:
+            return journal, [Recalled(each, journal.recall(each)) for each in journal.open_executions()]
+        except BaseException:
+            journal.close(0.0)
+            raise
 
     # --- for the broker's main thread ------------------------------------------------------------
 
@@ -108,116 +149,54 @@ class Journal:
             return False
 
     def open_executions(self) -> list[bytes]:
-        """Those that had no final state when they were last noted, oldest first."""
-        rows = self._reader.execute("SELECT execution FROM executions WHERE ended IS NULL ORDER BY submitted")
-        return [row[0] for row in rows.fetchall()]
+        """Those that had no final state when they were last noted, oldest first. Raises JournalDamaged."""
+        return self._watched(self._reader.open_executions)
 
     def recall(self, execution: bytes) -> Past | None:
-        """What the core needs of an execution, or None if there is none of this id."""
-        read = self._reader.execute
-        row = read("SELECT ended, view FROM executions WHERE execution = ? AND NOT removing", (execution,)).fetchone()
-        if row is None:
-            return None
-        streams = read(
-            "SELECT source_kind, source_index, channel, max(first + count - 1), sum(count) FROM batches"
-            " INDEXED BY batches_by_position WHERE execution = ? GROUP BY channel, source_kind, source_index",
-            (execution,),
-        ).fetchall()
-        signals = []
-        if row[0] is None:
-            signals = read(
-                f"SELECT {_COLUMNS} FROM batches WHERE execution = ? AND channel = ? ORDER BY position",  # noqa: S608
-                (execution, int(Channel.SIGNALS)),
-            ).fetchall()
-        return Past(
-            [(Source(_SOURCE_KINDS[kind], index), *counted) for kind, index, *counted in streams],
-            self._heads(execution),
-            [_batch(signal) for signal in signals],
-            None if row[0] is None else json.loads(row[1]),
-        )
+        """What the core needs of an execution, or None if there is none of this id. Raises JournalDamaged."""
+        return self._watched(lambda: self._reader.recall(execution))
 
-    def _heads(self, execution: bytes) -> dict[int, int]:
-        last = (
-            "SELECT position + count - 1 FROM batches WHERE execution = ? AND channel = ?"
-            " ORDER BY position DESC LIMIT 1"
-        )
-        found = {int(channel): self._reader.execute(last, (execution, int(channel))).fetchone() for channel in Channel}
-        return {channel: row[0] for channel, row in found.items() if row}
+    def read_some(self, wish: ReadJournal, last: int) -> JournalRead:
+        """The next batches for a cursor, up to sequence `last` or as far as is looked in one go."""
+        try:
+            return self.read(wish, self._watched(lambda: self._reader.reach(wish, last)))
+        except (JournalDamaged, sqlite3.Error) as error:
+            return JournalRead(wish.peer, wish.request, wish.after, [], wish.after, str(error))
 
     def read(self, wish: ReadJournal, through: int) -> JournalRead:
         """The next batches for a cursor, up to sequence `through`."""
         try:
-            return self._read(wish, through)
-        except sqlite3.Error as error:
-            return JournalRead(wish.peer, wish.request, wish.after, [], wish.after, str(error))
-
-    def _read(self, wish: ReadJournal, through: int) -> JournalRead:
-        if wish.first_position > wish.last_position:  # all of the range has been given
-            return JournalRead(wish.peer, wish.request, wish.after, [], through)
-        where, values = ["sequence <= ?"], list[Any]([through])
-        order = "sequence"
-        if wish.execution != NO_EXECUTION:
-            where.append("execution = ?")
-            values.append(wish.execution)
-        if wish.channels is not None:
-            where.append(f"channel IN ({', '.join(str(int(channel)) for channel in sorted(wish.channels))})")
-        if wish.first_position:
-            begin = "SELECT max(position) FROM batches WHERE execution = ? AND channel = ? AND position <= ?"
-            (channel,) = wish.channels or (0,)
-            where += [f"position >= coalesce(({begin}), 0)", "position + count > ?", "position <= ?"]
-            values += [wish.execution, channel, wish.first_position, wish.first_position, wish.last_position]
-            order = "position"
-        else:
-            where.append("sequence > ?")
-            values.append(wish.after)
-        rows = self._reader.execute(
-            f"SELECT {_COLUMNS} FROM batches WHERE {' AND '.join(where)} ORDER BY {order}",  # noqa: S608 - no text of others
-            values,
-        )
-        batches: list[Batch] = []
-        size = 0
-        for row in rows:
-            batches.append(_batch(row))
-            size += len(row[-1])
-            if size >= wish.limit_bytes:
-                rows.close()
-                return JournalRead(wish.peer, wish.request, wish.after, batches, batches[-1].sequence)
-        return JournalRead(wish.peer, wish.request, wish.after, batches, through)
+            return self._watched(lambda: self._reader.read(wish, through))
+        except JournalDamaged as damaged:
+            return JournalRead(wish.peer, wish.request, wish.after, [], wish.after, damaged.problem)
 
     def find(self, wish: FindViews) -> Listed:
-        """Views of ended executions, newest first."""
-        wanted = wish.wanted
-        where, values = ["ended IS NOT NULL", "NOT removing"], list[Any]()
-        if wanted.execution != NO_EXECUTION:
-            where.append("execution = ?")
-            values.append(wanted.execution)
-        for name, value in (("experiment", wanted.experiment), ("run", wanted.run), ("task", wanted.task)):
-            if value is not None:
-                where.append(f"json_extract(view, '$.{name}') = ?")
-                values.append(value)
-        rows = self._reader.execute(
-            f"SELECT execution, view FROM executions WHERE {' AND '.join(where)} ORDER BY submitted DESC LIMIT ?",  # noqa: S608
-            [*values, wanted.limit],
-        ).fetchall()
-        views = []
-        for execution, text in rows:
-            heads = {Channel(channel).text: last for channel, last in self._heads(execution).items()}
-            views.append({**json.loads(text), "heads": heads})
-        return Listed(wish.peer, wish.request, wanted, views)
+        """Views of ended executions, newest first. Raises JournalDamaged."""
+        return self._watched(lambda: self._reader.find(wish))
 
     def attachment_size(self, execution: bytes, sha256: bytes) -> int | None:
-        """The size of an attachment, if the execution refers to it."""
-        row = self._reader.execute(
-            "SELECT size FROM attachments WHERE execution = ? AND sha256 = ?", (execution, sha256)
-        ).fetchone()
-        return row[0] if row else None
+        """The size of an attachment, if the execution refers to it. Raises JournalDamaged."""
+        return self._watched(lambda: self._reader.attachment_size(execution, sha256))
+
+    def _watched(self, read: Callable[[], _T]) -> _T:
+        try:
+            return read()
+        except JournalDamaged as damaged:
+            self._is_damaged(damaged.problem)
+            raise
+
+    def _is_damaged(self, problem: str) -> None:
+        """Told once, by either thread; the mark outlasts the broker, also if the damage hides from the next one."""
+        if not self.damage:
+            self.damage = problem
+            recovery.mark(self.path, problem, time.time())
+            self._report(Note("error", "the journal is damaged", {"journal": str(self.path), "problem": problem}))
 
     # --- the writer's thread ---------------------------------------------------------------------
 
-    def _write(self) -> None:
-        writer = open_journal(self.path)
+    def _write(self, writer: sqlite3.Connection) -> None:
         retention_at = time.monotonic()
-        while True:
+        while not self.damage:
             with self._wake:
                 if not self._queue and not self._ending.is_set():
                     self._wake.wait(max(0.0, retention_at - time.monotonic()))
@@ -226,14 +205,28 @@ class Journal:
                 if not self._commit_at_last(writer, items):
                     break
             elif self._ending.is_set():
-                writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                self._clean = True
+                self._clean = self._finish(writer)
                 break
-            if (
-                time.monotonic() >= retention_at and not self._ending.is_set()
-            ):  # also under load: it comes in small steps
-                retention_at = time.monotonic() + (0.0 if self._retention.step(writer) else RETENTION_S)
+            # Also under load: it comes in small steps.
+            if time.monotonic() >= retention_at and not self._ending.is_set():
+                retention_at = time.monotonic() + (0.0 if self._step(writer) else RETENTION_S)
         writer.close()
+
+    def _step(self, writer: sqlite3.Connection) -> bool:
+        try:
+            return self._retention.step(writer, time.time(), time.monotonic())
+        except sqlite3.Error as error:
+            self._is_damaged(str(error))
+            return False
+
+    def _finish(self, writer: sqlite3.Connection) -> bool:
+        try:
+            writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:  # all is committed; the next broker finds it in the log
+            if is_damage(error):
+                self._is_damaged(str(error))
+            return False
+        return True
 
     def _take(self) -> list[Item]:
         """What goes into the next transaction."""
@@ -246,12 +239,15 @@ class Journal:
         return items
 
     def _commit_at_last(self, writer: sqlite3.Connection, items: list[Item]) -> bool:
-        """Commit the items, however often it takes. False if the broker ends before that."""
+        """Commit the items, however often it takes. False if the broker ends before that, or the file is damaged."""
         told = False
         while True:
             try:
                 committed = self._commit(writer, items)
             except sqlite3.Error as error:
+                if is_damage(error):
+                    self._is_damaged(str(error))
+                    return False
                 if writer.in_transaction:
                     writer.execute("ROLLBACK")
                 if not told:
@@ -273,14 +269,13 @@ class Journal:
     def _commit(self, writer: sqlite3.Connection, items: list[Item]) -> list[Batch | Reference]:
         now = time.time()
         committed: list[Batch | Reference] = []
-        rows: list[tuple[Any, ...]] = []
+        new: list[rows.Row] = []
         writer.execute("BEGIN IMMEDIATE")
         for item in items:
             match item:
                 case Append(batch):
                     batch = batch._replace(time=now)
-                    source = batch.source
-                    rows.append((*batch[:4], int(source.kind), source.index, *batch[5:]))
+                    new.append(rows.encoded(batch))
                     committed.append(batch)
                 case Keep():
                     writer.execute(
@@ -292,12 +287,20 @@ class Journal:
                 case Refer(reference):
                     writer.execute("INSERT OR IGNORE INTO attachments VALUES (?, ?, ?)", reference)
                     committed.append(reference)
-        writer.executemany(f"INSERT INTO batches ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)  # noqa: S608
+                case Confirm(execution, sequence):
+                    writer.execute(
+                        "UPDATE executions SET confirmed = max(confirmed, ?) WHERE execution = ?", (sequence, execution)
+                    )
+                case SetAside(sequence):
+                    writer.execute(rows.SET_ASIDE, (sequence,))
+                    writer.execute("DELETE FROM batches WHERE sequence = ?", (sequence,))
+        writer.executemany(rows.INSERT, new)
+        for execution in {row[1] for row in new}:
+            # It came too late for an execution that retention has removed: a row marked for removal takes it along.
+            writer.execute(
+                "INSERT OR IGNORE INTO executions (execution, submitted, ended, removing, view)"
+                " VALUES (?, ?, ?, 1, '{}')",
+                (execution, now, now),
+            )
         writer.execute("COMMIT")
         return committed
-
-
-def _batch(row: tuple[Any, ...]) -> Batch:
-    sequence, execution, channel, position, kind, index, first, count, flags, committed, body = row
-    source = Source(_SOURCE_KINDS[kind], index)
-    return Batch(sequence, execution, channel, position, source, first, count, flags, committed, body)

@@ -24,9 +24,11 @@ from theorbo.broker.core import Core
 from theorbo.broker.journal import Item, Journal
 from theorbo.broker.keys import AuthorizedKeys, broker_key
 from theorbo.broker.retention import Retention
+from theorbo.broker.schema import JournalDamaged
 from theorbo.broker.sockets import Sockets, reachable
 from theorbo.broker.values import (
     Append,
+    Confirm,
     Ending,
     FindViews,
     Input,
@@ -41,6 +43,7 @@ from theorbo.broker.values import (
     Received,
     Refer,
     Send,
+    SetAside,
     StoreChunk,
     Subscribed,
     Tick,
@@ -56,7 +59,9 @@ from theorbo.schemas.limits import (
     GOODBYE_S,
     HEARTBEAT_S,
     LAST_CALL_S,
+    LOST_S,
     MESSAGES_AT_ONCE,
+    READS,
 )
 
 
@@ -72,6 +77,8 @@ class Plan(NamedTuple):
     retention_bytes: int
     embedded: bool
     """Whether it ends by itself when nobody needs it."""
+    lost_after_s: float = LOST_S
+    """So long a silence of all its peers makes an execution LOST."""
 
 
 class Server:
@@ -85,7 +92,7 @@ class Server:
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
-        self._reads: deque[ReadJournal] = deque()  # one a turn, so that nobody waits for a long replay
+        self._reads: dict[tuple[bytes, int], ReadJournal] = {}  # one a turn, so that nobody waits for a long replay
         self._ending = False
         self._runtime_directory: Path | None = None  # of ipc:// sockets
         with contextlib.ExitStack() as undo:
@@ -110,11 +117,13 @@ class Server:
         self._attachments = Attachments(plan.state / "attachments", self._report)
         undo.callback(self._attachments.close)
         retention = Retention(plan.retention_age_s, plan.retention_bytes, self._attachments, self._report)
-        self._journal = Journal(plan.state / "journal.sqlite", retention, self._report)
+        self._journal, recalled = Journal.recovered(
+            plan.state / "journal.sqlite", retention, self._report, lambda note: self._do([note])
+        )
         undo.callback(self._journal.close, GOODBYE_S)
-        self._core = Core(self._journal.broker, self._journal.last_sequence, time.time())
-        for execution in self._journal.open_executions():
-            self._handle(Recalled(execution, self._journal.recall(execution)))
+        self._core = Core(self._journal.broker, self._journal.last_sequence, time.time(), plan.lost_after_s)
+        for it in recalled:
+            self._handle(it)
         self.connection = Connection(
             router=reachable(self._sockets.router_address),
             publisher=reachable(self._sockets.publisher_address),
@@ -135,7 +144,8 @@ class Server:
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT, or (embedded) until nobody needs it; then end in good order.
 
-        Raises Unavailable if the journal is taken away, InternalError if it cannot be written for a mistake of ours.
+        Raises Unavailable if the journal is taken away or damaged, InternalError if it cannot be written for a mistake
+        of ours.
         """
         poller = zmq.Poller()
         poller.register(self._sockets.router, zmq.POLLIN)
@@ -178,17 +188,23 @@ class Server:
                 self._handle(Subscribed(topic))
 
     def _read_journal(self) -> None:
-        if self._reads:
-            wish = self._reads.popleft()
-            self._handle(self._journal.read(wish, self._core.committed_sequence))
+        while self._reads:
+            wish = self._reads.pop(next(iter(self._reads)))
+            if not self._core.wants(wish):
+                continue
+            self._handle(self._journal.read_some(wish, self._core.committed_sequence))
+            return
 
     def _tick(self) -> None:
+        if self._journal.damage:
+            self._abandon()
+            raise JournalDamaged(self._journal.path, self._journal.damage)
         if not self._journal.alive:
             raise InternalError("the journal's thread has ended; nothing can be committed any more")
+        if not self._attachments.alive:
+            raise InternalError("the attachments' thread has ended; nothing can be stored or fetched any more")
         if not self._journal.in_place:
-            self._remove_connection_file()
-            if self._runtime_directory:
-                place.remove_runtime_directory(self._runtime_directory)
+            self._abandon()
             raise Unavailable(
                 f"the journal {self._journal.path} was removed or replaced while it was in use; "
                 "this broker ends, so that nothing more is acknowledged which is not kept"
@@ -212,6 +228,8 @@ class Server:
         """One peer's message must not end everybody's broker, also if it finds a mistake of ours."""
         try:
             self._handle(it)
+        except JournalDamaged:
+            pass  # that is told, and the next tick ends this broker; senders keep what is not acknowledged
         except Exception:
             self._log.exception("a message could not be handled: a bug, please report it", frames=it.frames[:2])
 
@@ -225,10 +243,12 @@ class Server:
                     self._send(it, full)
                 case Publish():
                     self._publish(it)
-                case Append() | Keep() | Refer():
+                case Append() | Keep() | Refer() | Confirm() | SetAside():
                     items.append(it)
                 case ReadJournal():
-                    self._reads.append(it)
+                    self._reads[it.peer, it.request] = it
+                    if len(self._reads) > 2 * READS:  # somebody opens and closes one after the other
+                        self._reads = {key: wish for key, wish in self._reads.items() if self._core.wants(wish)}
                 case FindViews():
                     self._handle(self._journal.find(it))
                 case Recall():
@@ -277,6 +297,7 @@ class Server:
         """Commit and acknowledge what was accepted, say goodbye, leave a clean journal."""
         self._remove_connection_file()
         self._attachments.close()
+        self._do(self._core.confirmations())
         clean = self._journal.close(GOODBYE_S)
         self._take_reports()
         self._handle(Ending())
@@ -287,6 +308,12 @@ class Server:
         level = "info" if clean else "warning"
         text = "broker has ended" if clean else "broker has ended; not everything could be committed, senders have it"
         getattr(self._log, level)(text, refused=dict(self._core.refused))
+
+    def _abandon(self) -> None:
+        """Nobody is to find this broker any more; what it has not committed stays unacknowledged."""
+        self._remove_connection_file()
+        if self._runtime_directory:
+            place.remove_runtime_directory(self._runtime_directory)
 
     def _remove_connection_file(self) -> None:
         """If it is still ours: another broker may have been told to write its own at the same place."""

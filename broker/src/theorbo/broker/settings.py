@@ -21,7 +21,7 @@ from pydantic_settings import (
 from theorbo.broker.server import Plan
 from theorbo.schemas.connection import state_directory
 from theorbo.schemas.errors import UsageError
-from theorbo.schemas.limits import JOURNAL_AGE_S, JOURNAL_BYTES
+from theorbo.schemas.limits import JOURNAL_AGE_S, JOURNAL_BYTES, LOST_S
 
 PREFIX = "THEORBO_BROKER__"
 """Of environment variables; THEORBO_BROKER itself names a connection file."""
@@ -47,6 +47,8 @@ class BrokerSettings(BaseSettings):
     """Executions that ended longer ago are removed from the journal, with their attachments."""
     retention_bytes: int = Field(default=JOURNAL_BYTES, ge=1_000_000)
     """When journal and attachments are larger, the executions that ended first are removed."""
+    lost_after_s: float = Field(default=LOST_S, ge=1.0)
+    """An execution is LOST when neither its Executor nor its agents have been heard for so many seconds."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """What is written to stderr: this level and above."""
 
@@ -141,6 +143,7 @@ def plan(settings: BrokerSettings) -> Plan:
         retention_age_s=settings.retention_days * 86400.0,
         retention_bytes=settings.retention_bytes,
         embedded=False,
+        lost_after_s=settings.lost_after_s,
     )
 
 
@@ -185,7 +188,7 @@ def page() -> str:
 
 _TYPES = {
     "bind": "address", "publisher": "address", "state": "path", "connection": "path", "retention_days": "number",
-    "retention_bytes": "integer", "log_level": "debug, info, warning or error",
+    "retention_bytes": "integer", "lost_after_s": "number", "log_level": "debug, info, warning or error",
 }  # fmt: skip
 
 

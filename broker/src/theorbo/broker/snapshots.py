@@ -7,9 +7,10 @@ from typing import Any
 
 from theorbo.broker.executions import Execution
 from theorbo.broker.values import FindViews, Listed, Publish, Send, Wanted
+from theorbo.broker.views import view as view_of
 from theorbo.schemas.errors import ProtocolError
 from theorbo.schemas.frames import NO_EXECUTION, Command, ErrorCode, Header, Message, decode_json, encode_json
-from theorbo.schemas.limits import KIB, LISTING_ROWS, MESSAGE_BYTES
+from theorbo.schemas.limits import KIB, LISTING_ROWS, LIVE_BYTES, MESSAGE_BYTES
 from theorbo.schemas.names import Channel
 
 
@@ -42,10 +43,11 @@ def _text(wish: dict[str, Any], name: str) -> str | None:
 
 def listing(it: Listed, executions: Iterable[Execution], sequence: int, now: float) -> Send:
     """LISTING: views from the journal and of the executions in memory, of which the latter are newer."""
-    views = {view["execution"]: view for view in it.views}
+    older = {"executor_epoch": 1, "executor_host": ""}  # views of former versions do not have these
+    views = {view["execution"]: {**older, **view} for view in it.views}
     for execution in executions:
         if execution.heads and (it.wanted.ended or not execution.state.final):
-            view = execution.view(now)
+            view = view_of(execution, now)
             if _matches(it.wanted, execution.id, view):
                 views[view["execution"]] = view
     newest = sorted(views.values(), key=lambda view: view["submitted"] or 0.0, reverse=True)[: it.wanted.limit]
@@ -72,11 +74,28 @@ def _matches(wanted: Wanted, execution: bytes, view: dict[str, Any]) -> bool:
     )
 
 
-def beacon(broker: str, executions: Iterable[Execution], now: float) -> Publish:
-    """The heads of everything that is open or was changed lately."""
-    heads = {
-        execution.id.hex(): {Channel(channel).text: last for channel, last in execution.heads.items()}
-        for execution in executions
-        if execution.heads
-    }
-    return Publish(b"beacon/", Header(time=now), encode_json(broker=broker, time=now, heads=heads))
+class Beacon:
+    """The heads of everything that is open or was changed lately, a part at a time where it is too much."""
+
+    def __init__(self, broker: str) -> None:
+        """`broker` identifies the journal."""
+        self._broker = broker
+        self._told = b""
+        """The last execution that was told."""
+
+    def next(self, executions: Iterable[Execution], now: float) -> Publish:
+        """The beacon of this second: as many executions as there is room for, after those of the last one."""
+        ordered = sorted((each for each in executions if each.heads), key=lambda each: each.id)
+        start = next((place for place, each in enumerate(ordered) if each.id > self._told), 0)
+        room = LIVE_BYTES - KIB
+        heads: dict[str, dict[str, int]] = {}
+        for execution in ordered[start:] + ordered[:start]:
+            positions = {Channel(channel).text: last for channel, last in execution.heads.items()}
+            room -= len(encode_json(**{execution.id.hex(): positions}))
+            if room < 0:
+                break
+            heads[execution.id.hex()] = positions
+            self._told = execution.id
+        if len(heads) == len(ordered):
+            self._told = b""
+        return Publish(b"beacon/", Header(time=now), encode_json(broker=self._broker, time=now, heads=heads))

@@ -5,7 +5,9 @@ A fixed number of frames and plain calls: libzmq's multipart helpers in pyzmq co
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import re
 import socket as system_socket
 from pathlib import Path
@@ -18,12 +20,15 @@ from theorbo.schemas.connection import KeyPair
 from theorbo.schemas.errors import Unavailable
 from theorbo.schemas.frames import Header, Message
 from theorbo.schemas.limits import (
-    HEARTBEAT_S,
+    CONNECTIONS_REMEMBERED,
     MESSAGE_BYTES,
+    PEER_QUEUE_MESSAGES,
     PUBLISH_QUEUE_MESSAGES,
     SEND_QUEUE_MESSAGES,
-    SUSPECT_S,
+    SUBSCRIPTION_BYTES,
+    SUBSCRIPTIONS,
 )
+from theorbo.schemas.link import give_up_dead_connections
 
 
 class Sockets:
@@ -31,21 +36,26 @@ class Sockets:
 
     def __init__(self, router: str, publisher: str, key: KeyPair | None, authorized: AuthorizedKeys | None) -> None:
         """Bind. An empty `publisher` means the port after the ROUTER's, or any if that is 0."""
-        self._context = zmq.Context()
+        self._context = zmq.Context(io_threads=2)
         self._authenticator = _authenticate(self._context, authorized) if authorized else None
+        self._subscriptions: dict[int, int] = {}
+        """How many came by each connection, those that subscribed last at the end."""
         self.router = self._context.socket(zmq.ROUTER)
         self.xpub = self._context.socket(zmq.XPUB)
+        # A thread of libzmq for each: encrypting what is published for every subscriber must not delay the Executor.
+        self.router.setsockopt(zmq.AFFINITY, 0b01)
+        self.xpub.setsockopt(zmq.AFFINITY, 0b10)
         self.router.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self.router.setsockopt(zmq.ROUTER_HANDOVER, 1)
-        self.router.setsockopt(zmq.SNDHWM, SEND_QUEUE_MESSAGES)
+        self.router.setsockopt(zmq.SNDHWM, PEER_QUEUE_MESSAGES)
         self.router.setsockopt(zmq.RCVHWM, SEND_QUEUE_MESSAGES)
         self.xpub.setsockopt(zmq.XPUB_VERBOSE, 1)
         self.xpub.setsockopt(zmq.SNDHWM, PUBLISH_QUEUE_MESSAGES)
+        self.router.setsockopt(zmq.MAXMSGSIZE, MESSAGE_BYTES)
+        self.xpub.setsockopt(zmq.MAXMSGSIZE, SUBSCRIPTION_BYTES)
         for socket in (self.router, self.xpub):
             socket.setsockopt(zmq.LINGER, 0)
-            socket.setsockopt(zmq.MAXMSGSIZE, MESSAGE_BYTES)
-            socket.setsockopt(zmq.HEARTBEAT_IVL, int(HEARTBEAT_S * 2000))
-            socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(SUSPECT_S * 2000))
+            give_up_dead_connections(socket)
             socket.setsockopt(zmq.IPV6, int("[" in router))
             if key:
                 socket.curve_server = True
@@ -73,10 +83,30 @@ class Sockets:
     def receive_subscription(self) -> bytes | None:
         """The next topic that somebody has subscribed to; an empty one for what is no subscription."""
         try:
-            event = self.xpub.recv(zmq.NOBLOCK)
+            frame = self.xpub.recv(zmq.NOBLOCK, copy=False)
         except zmq.Again:
             return None
-        return event[1:] if event[:1] == b"\x01" else b""
+        event = frame.bytes
+        if event[:1] != b"\x01":
+            return b""
+        self._count_subscription(frame)
+        return event[1:]
+
+    def _count_subscription(self, frame: zmq.Frame) -> None:
+        """Close the connection it came by if that has sent too many: libzmq itself has no bound for them.
+
+        The inode tells a connection from another one that has got its descriptor since.
+        """
+        with contextlib.suppress(zmq.ZMQError, OSError, TypeError):  # the connection has gone
+            descriptor = int(frame.get(zmq.SRCFD))
+            connection = os.fstat(descriptor).st_ino
+            count = self._subscriptions.pop(connection, 0) + 1
+            self._subscriptions[connection] = count
+            if len(self._subscriptions) > CONNECTIONS_REMEMBERED:
+                del self._subscriptions[next(iter(self._subscriptions))]
+            if count > SUBSCRIPTIONS:
+                with system_socket.socket(fileno=os.dup(descriptor)) as other:
+                    other.shutdown(system_socket.SHUT_RDWR)
 
     def send(self, peer: bytes, message: Message) -> None:
         """Raises zmq.Again if the peer's queue is full, zmq.ZMQError (EHOSTUNREACH) if it has gone."""

@@ -76,6 +76,8 @@ class Past(NamedTuple):
     """The view of an ended execution; None of an open one."""
     confirmed: int = 0
     """Sequence up to which an Executor has called its hooks."""
+    damaged: tuple[Batch, ...] = ()
+    """Rows of signals whose checksum is wrong, as in JournalRead."""
 
 
 # --- inputs ----------------------------------------------------------------------------------------
@@ -125,7 +127,7 @@ class JournalRead(NamedTuple):
     problem: str = ""
     """Why the journal could not be read."""
     damaged: tuple[Batch, ...] = ()
-    """Rows in between whose checksum is wrong; their bodies are empty, and the rest may be wrong as well."""
+    """Rows in between whose checksum is wrong, with empty bodies; stream, numbers and position are confirmed."""
 
 
 class Listed(NamedTuple):
@@ -257,6 +259,8 @@ class ReadJournal(NamedTuple):
     last_position: int
     limit_bytes: int
     """Stop after the batch with which this is reached."""
+    since: float = 0.0
+    """Unix time: only what was committed then or later. With `after`, the later of the two holds."""
 
 
 class Wanted(NamedTuple):
@@ -283,7 +287,7 @@ class Recall(NamedTuple):
     """Read what the journal holds of an execution, then hand in `retry` again (before anything else)."""
 
     execution: bytes
-    retry: Received
+    retry: Received | None
 
 
 class StoreChunk(NamedTuple):

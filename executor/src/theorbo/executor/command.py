@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from theorbo.executor.display import Display, choose_display
+from theorbo.executor.display import choose_display
 from theorbo.executor.executor import BinaryExecutor, Executor, MPIExecutor
 from theorbo.executor.preflight import InvalidParameter
+from theorbo.executor.showing import shown
 from theorbo.executor.tasks_file import find_executor
 from theorbo.schemas.errors import UsageError
 
@@ -48,28 +47,11 @@ def main(argv: list[str]) -> int:
     executor = _executor(options, program)
     section = _section(executor, options, config)
     _configure(executor, options, config, section, given)
-    display = choose_display(as_json=options.json)
-    executor.add_hook("ANY", lambda _executor, event: display.show(event))
-    notices = _Notices(display)
-    executor.log.addHandler(notices)
-    outcome = None
-    # Until something is launched these end what is under way, as Ctrl-C does; after that they are the Executor's.
-    ending = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
-    for number in ending:
-        signal.signal(number, signal.default_int_handler)
+    display = choose_display("run", as_json=options.json)
     try:
-        outcome = executor.execute_task(detach=options.detach)
+        return shown(executor, display, lambda: executor.execute_task(detach=options.detach), "anything was launched")
     except InvalidParameter as error:
         raise UsageError(f"{_place(error.field, given, config, section)}{error}") from None
-    except KeyboardInterrupt:
-        display.notice("interrupted before anything was launched")
-        return 128 + signal.SIGINT
-    finally:
-        for number in ending:
-            signal.signal(number, signal.SIG_DFL)
-        executor.log.removeHandler(notices)
-        display.end(outcome)
-    return outcome.exit_status
 
 
 def _config(file: str | None) -> Config | None:
@@ -112,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--time-limit", metavar="S", type=float, help="cancel it after S seconds")
     add("--grace", metavar="S", type=float, help="seconds between SIGTERM and SIGKILL (default: 10)")
     add("--spool-root", metavar="DIR", help="where spools are made (default: node-local temporary directory)")
+    add("--spool-bytes", metavar="N", type=int, help="bound of what waits on a node for the broker (default: 1 GiB)")
     add("--detach", action="store_true", help="return as soon as it runs, and leave it running")
     add("--json", action="store_true", help="one JSON object a line: events as in tail --json, then the outcome")
     return parser
@@ -164,7 +147,7 @@ def _configure(
     for name, attribute in (
         ("experiment", "experiment"), ("run", "run"), ("work_dir", "work_dir"), ("time_limit", "time_limit_s"),
         ("grace", "grace_s"), ("ranks", "ranks"), ("python", "python"), ("broker", "broker"),
-        ("spool_root", "spool_root"),
+        ("spool_root", "spool_root"), ("spool_bytes", "spool_bytes"),
     ):  # fmt: skip
         value = getattr(options, name)
         if value is not None:
@@ -186,16 +169,3 @@ def _place(field: str, given: dict[str, Any], config: Config | None, section: st
     if field.split(".")[0] in given:
         return f"-p {field}: "
     return f"{config.place(section, field)}: " if config else ""
-
-
-class _Notices(logging.Handler):
-    """Shows what the Executor logs, tracebacks of hooks included."""
-
-    def __init__(self, display: Display) -> None:
-        super().__init__()
-        self._display = display
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """One line after the other, for a notice makes control characters visible."""
-        for line in self.format(record).splitlines():
-            self._display.notice(line)

@@ -13,25 +13,54 @@ The rules:
 6. Nothing waits for ever: when the launcher's process has ended and neither an event nor the broker has been
    heard for `DRAIN_S`, the Executor gives up, and says what to ask later. A broker that is heard gets `LOST_S` more,
    in which it finds out by itself that the agents are gone.
-7. Letting go leaves the Task running: its agents deliver, the broker finds the outcome. Detaching is letting go
+7. An Executor that attaches to what a former one has launched first learns what there was: requests, the launch, its
+   time limit. It watches the launcher where that is a process of its own machine. Where it is not, and the broker has
+   heard no agent for `LOST_S`, it reports `launcher_gone`, for it is itself what keeps the execution from being
+   LOST; and a broker that is silent for as long is given up.
+8. Whoever is fenced lets go at once.
+9. Letting go leaves the Task running: its agents deliver, the broker finds the outcome. Detaching is letting go
    when all ranks run; once an agent has taken over, no later than `DETACH_S` after that.
 
-One `Supervisor` lives from the submission of one execution to its outcome.
+One `Supervisor` lives from the submission of one execution, or from attaching to it, to its outcome.
 """
 
 from __future__ import annotations
 
 import enum
 import math
-from typing import NamedTuple
 
+from theorbo.executor.hooks import hooks_of, known_state
 from theorbo.executor.reported import Reported
+from theorbo.executor.values import (
+    Accepted,
+    AgentsHeard,
+    CallHooks,
+    Decision,
+    EndLauncher,
+    Fenced,
+    Finish,
+    GiveUp,
+    Heard,
+    Launch,
+    LauncherEnded,
+    Notice,
+    Rebuilt,
+    Recalled,
+    Remember,
+    Report,
+    Stimulus,
+    Tick,
+    Wanted,
+    Watching,
+    WatchLauncher,
+    Wish,
+)
 from theorbo.schemas import events
-from theorbo.schemas.errors import InternalError
 from theorbo.schemas.limits import (
     CONNECT_S,
     DETACH_S,
     DRAIN_S,
+    GRACE_S,
     HEARTBEAT_S,
     KILL_WAIT_S,
     LAUNCHER_WORD_S,
@@ -40,157 +69,12 @@ from theorbo.schemas.limits import (
 )
 from theorbo.schemas.states import State
 
-# --- stimuli -----------------------------------------------------------------------------------
-
-
-class Accepted(NamedTuple):
-    """The broker has the submission on disk."""
-
-
-class Heard(NamedTuple):
-    """The next event of the execution, in the order of the journal."""
-
-    reported: Reported
-
-
-class Wish(enum.Enum):
-    """What somebody on the Executor's side wants."""
-
-    INTERRUPT = "interrupt"
-    """Ctrl-C: cancel, then kill, then let go."""
-    CANCEL = "cancel"
-    """May come twice (schedulers do so), and still means a grace."""
-    KILL = "kill"
-    LET_GO = "let go"
-
-
-class Wanted(NamedTuple):
-    """Somebody asks for an end of the Task or of the supervision; `reason` goes into the journal."""
-
-    wish: Wish
-    reason: str
-
-
-class LauncherEnded(NamedTuple):
-    """The process of `theorbo launch` has ended, or could not be started; `words` is the end of its stderr."""
-
-    exit_code: int | None
-    words: str = ""
-
-
-class Tick(NamedTuple):
-    """Time has passed; `silent_for_s` since the broker was last heard, and `problem` is what it says hinders it."""
-
-    silent_for_s: float
-    problem: str = ""
-
-
-Stimulus = Accepted | Heard | Wanted | LauncherEnded | Tick
-
-# --- instructions -------------------------------------------------------------------------------
-
-
-class Launch(NamedTuple):
-    """Start `theorbo launch`."""
-
-
-class Report(NamedTuple):
-    """Write this event to the Executor's own spool, which delivers it."""
-
-    event: events.ControlRequested | events.LauncherGone
-
-
-class CallHooks(NamedTuple):
-    """Call the hooks of these names, in this order."""
-
-    names: tuple[str, ...]
-    reported: Reported
-
-
-class Notice(NamedTuple):
-    """Tell the person who is watching."""
-
-    text: str
-
-
-class EndLauncher(NamedTuple):
-    """The launcher did not heed what was delivered to its agents: signal its process."""
-
-
-class Finish(NamedTuple):
-    """The supervision is over; `state` is final unless the Task was let go."""
-
-    state: State
-    reason: str
-    interrupted: bool = False
-    """Whether it was an interrupt that let go of the Task."""
-
-
-class GiveUp(NamedTuple):
-    """The outcome cannot be learned."""
-
-    reason: str
-
-
-Instruction = Launch | Report | CallHooks | Notice | EndLauncher | Finish | GiveUp
-
-# --- hooks ----------------------------------------------------------------------------------------
-
-STATE_HOOKS = {
-    State.COMPLETED: "TASK_DONE",
-    State.FAILED: "TASK_FAILED",
-    State.CANCELLED: "TASK_CANCELLED",
-    State.TIMEDOUT: "TASK_TIMEDOUT",
-    State.LOST: "TASK_LOST",
-    State.STOPPED: "TASK_STOPPED",
-}
-"""Hook by the state that is entered; RUNNING depends on where it comes from."""
-
-KIND_HOOKS = {
-    "result": "TASK_RESULT",
-    "log": "TASK_LOG",
-    "progress": "PROGRESS",
-    "metric": "METRIC",
-    "data": "DATA",
-    "output": "OUTPUT",
-    "rank_started": "RANK_STARTED",
-    "rank_ended": "RANK_ENDED",
-    "loss": "LOSS",
-}
-"""Hook by the kind of event."""
-
-ANY_HOOK = "ANY"
-"""Called for every event, before the hooks of its own name."""
-
-HOOK_NAMES = (ANY_HOOK, "TASK_STARTED", *STATE_HOOKS.values(), "TASK_CONTINUED", *KIND_HOOKS.values())
-
-
-def hooks_of(event: events.EventBase) -> tuple[str, ...]:
-    """The names of the hooks that an event calls."""
-    if isinstance(event, events.StateChanged):
-        if event.state == State.RUNNING:
-            own = "TASK_CONTINUED" if event.previous == State.STOPPED else "TASK_STARTED"
-        else:
-            own = STATE_HOOKS.get(_known_state(event.state), "")
-    else:
-        own = KIND_HOOKS.get(event.kind, "")  # type: ignore[attr-defined]  # every kind of event has it
-    return (ANY_HOOK, own) if own else (ANY_HOOK,)
-
-
-def _known_state(text: str) -> State:
-    try:
-        return State(text)
-    except ValueError:
-        raise InternalError(f"the broker reports state {text!r}, which is none of {[str(s) for s in State]}") from None
-
-
-# --- the supervisor -------------------------------------------------------------------------------
-
 
 class Phase(enum.Enum):
     """Where the supervision stands."""
 
     SUBMITTING = "submitting"
+    ATTACHING = "attaching"
     SUPERVISING = "supervising"
     LAUNCHER_ENDED = "launcher ended"
     OVER = "over"
@@ -204,24 +88,32 @@ class Supervisor:
         now: float,
         *,
         by: str,
-        grace_s: float,
-        time_limit_s: float | None,
+        grace_s: float = GRACE_S,
+        time_limit_s: float | None = None,
         detach: bool = False,
         time_s: float = 0.0,
+        attached: bool = False,
     ) -> None:
-        self.phase = Phase.SUBMITTING
+        """`time_s` is Unix time minus `now`. An `attached` one learns grace and time limit from the submission."""
+        self.began_at = now
+        self.phase = Phase.ATTACHING if attached else Phase.SUBMITTING
         self.state = State.PENDING
         self._by = by
         self._grace_s = grace_s
         self._time_limit_s = time_limit_s
         self._detach = detach
-        self._time_s = time_s  # Unix time minus `now`, to stamp records
+        self._time_s = time_s
+        self._attached = attached
         self._requested: str | None = None  # the last action asked for
         self._launcher_word = False  # whether launcher_ended was heard, or launcher_gone reported
         self._launcher = LauncherEnded(None)
         self._silent = False
         self._problem = ""
-        self._accept_until = now + CONNECT_S
+        self._reason = ""
+        self._launched: events.LauncherStarted | None = None
+        self._watching = False
+        self._agents_silent_since = now
+        self._accept_until = math.inf if attached else now + CONNECT_S
         self._limit_at = math.inf
         self._word_until = math.inf
         self._kill_unheeded_at = math.inf
@@ -233,7 +125,16 @@ class Supervisor:
         """When a Tick is due at the latest."""
         return min(self._accept_until, self._limit_at, self._word_until, self._kill_unheeded_at, self._detach_at)
 
-    def handle(self, stimulus: Stimulus, now: float) -> list[Instruction]:
+    @property
+    def blind(self) -> bool:
+        """Whether nobody would tell that the launcher has died, so that it matters whether agents are heard."""
+        return self._attached and self.phase is Phase.SUPERVISING and not self._watching and not self._launcher_word
+
+    def unix(self, now: float) -> float:
+        """Unix time at `now`."""
+        return self._time_s + now
+
+    def handle(self, stimulus: Stimulus, now: float) -> list[Decision]:
         """What follows from a stimulus."""
         if self.phase is Phase.OVER:
             return []
@@ -248,31 +149,46 @@ class Supervisor:
                 return self._launcher_ended(stimulus, now)
             case Tick(silent_for_s, problem):
                 return self._tick(silent_for_s, problem, now)
+            case Recalled():
+                return self._recalled(stimulus)
+            case Rebuilt(ago_s):
+                return self._rebuilt(ago_s, now)
+            case Watching():
+                self._watching = True
+                return []
+            case AgentsHeard(some):
+                self._agents_silent_since = math.inf if some else min(self._agents_silent_since, now)
+                return []
+            case Fenced():
+                self.phase = Phase.OVER
+                return [Finish(self.state, "another Executor has taken over", fenced=True)]
 
-    def _accepted(self, now: float) -> list[Instruction]:
+    def _accepted(self, now: float) -> list[Decision]:
         if self.phase is not Phase.SUBMITTING:
             return []
         self.phase = Phase.SUPERVISING
         self._accept_until = math.inf
         if self._requested:
-            self._launcher_ended(LauncherEnded(None), now)
+            self._launcher_ended(LauncherEnded(None, started=False), now)
             return self._gone("it was cancelled before anything was launched", now)
         if self._time_limit_s is not None:
             self._limit_at = now + self._time_limit_s
         return [Launch()]
 
-    def _heard(self, reported: Reported, now: float) -> list[Instruction]:
+    def _heard(self, reported: Reported, now: float) -> list[Decision]:
         event = reported.event
         if self._last_sign_at < math.inf:
             self._last_sign_at = now
-        out: list[Instruction] = [CallHooks(hooks_of(event), reported)]
-        if isinstance(event, events.LauncherEnded):
-            self._launcher_word, self._word_until = True, math.inf
-            self._limit_at = math.inf
+        out: list[Decision] = [CallHooks(hooks_of(event), reported)]
+        self._learn(event)
+        if isinstance(event, events.LauncherStarted) and self._attached and not self._watching:
+            out += self._watch()
+        elif isinstance(event, events.LauncherEnded | events.LauncherGone) and self._attached and not self._watching:
+            self._last_sign_at = now  # nobody will tell of its process: the wait for the outcome begins here
         elif isinstance(event, events.AgentStarted) and self._detach:
             self._detach_at = min(self._detach_at, now + DETACH_S)
         elif isinstance(event, events.StateChanged):
-            self.state = _known_state(event.state)
+            self.state = known_state(event.state)
             if self.state.final:
                 self.phase = Phase.OVER
                 out.append(Finish(self.state, event.reason))
@@ -280,9 +196,55 @@ class Supervisor:
                 out += self._let_go()
         return out
 
-    def _wanted(self, wish: Wish, reason: str, now: float) -> list[Instruction]:
+    def _learn(self, event: events.EventBase) -> None:
+        """What holds whether it was reported to this Executor or to a former one."""
+        match event:
+            case events.ExecutionSubmitted() if self._attached:
+                self._grace_s, self._time_limit_s = event.grace_s, event.time_limit_s
+            case events.LauncherStarted():
+                self._launched = event
+            case events.LauncherEnded():
+                self._launcher_word, self._word_until = True, math.inf
+                self._limit_at = math.inf
+            case events.LauncherGone():
+                self._launcher_word, self._word_until = True, math.inf
+            case events.ControlRequested(action=action) if self._requested != "kill":
+                self._requested = action
+
+    # --- attaching --------------------------------------------------------------------------------
+
+    def _recalled(self, it: Recalled) -> list[Decision]:
+        event = it.reported.event
+        self._learn(event)
+        if isinstance(event, events.StateChanged) and it.confirmed:
+            self.state, self._reason = known_state(event.state), event.reason
+        return [Remember(it.reported)] if it.confirmed and isinstance(event, events.Result) else []
+
+    def _rebuilt(self, launched_ago_s: float, now: float) -> list[Decision]:
+        if self.state.final:
+            self.phase = Phase.OVER
+            return [Finish(self.state, self._reason)]
+        self.phase = Phase.SUPERVISING
+        self._agents_silent_since = now
+        if self._launcher_word:
+            self._last_sign_at = now
+            return []
+        if self._time_limit_s is not None:
+            self._limit_at = now + self._time_limit_s - launched_ago_s
+        if self._requested:
+            self._kill_unheeded_at = now + self._grace_s + KILL_WAIT_S
+        return self._watch()
+
+    def _watch(self) -> list[Decision]:
+        return [WatchLauncher(self._launched)] if self._launched and not self._launcher_word else []
+
+    # --- an end is wanted -------------------------------------------------------------------------
+
+    def _wanted(self, wish: Wish, reason: str, now: float) -> list[Decision]:
         interrupted = wish is Wish.INTERRUPT
-        if interrupted:
+        if interrupted and self.phase is Phase.ATTACHING:
+            wish = Wish.LET_GO
+        elif interrupted:
             wish = {None: Wish.CANCEL, "cancel": Wish.KILL}.get(self._requested, Wish.LET_GO)
         if wish is Wish.LET_GO:
             return self._let_go(interrupted=interrupted)
@@ -295,42 +257,45 @@ class Supervisor:
             return [*self._request("cancel", "user", reason, now), Notice(text)]
         return []
 
-    def _request(self, action: str, cause: str, reason: str, now: float) -> list[Instruction]:
+    def _request(self, action: str, cause: str, reason: str, now: float) -> list[Decision]:
         self._requested = action
         self._detach_at = math.inf  # whoever asked for an end wants to see it
         fields = {"action": action, "cause": cause, "by": self._by, "reason": reason, "grace_s": self._grace_s}
         return [Report(events.ControlRequested.model_validate({**fields, "time": self._time_s + now}))]
 
-    def _let_go(self, *, interrupted: bool = False) -> list[Instruction]:
+    def _let_go(self, *, interrupted: bool = False) -> list[Decision]:
         if self.phase is Phase.SUBMITTING:
             self._detach = True  # nothing runs yet that could be left running
             return []
         self.phase = Phase.OVER
         return [Finish(self.state, "let go; the Task goes on", interrupted)]
 
-    def _launcher_ended(self, ended: LauncherEnded, now: float) -> list[Instruction]:
+    def _launcher_ended(self, ended: LauncherEnded, now: float) -> list[Decision]:
         self.phase = Phase.LAUNCHER_ENDED
         self._launcher = ended
         self._kill_unheeded_at = math.inf
-        if self._launcher_word or ended.exit_code is None:  # else ranks may live on without it
+        if self._launcher_word or not ended.started:  # else ranks may live on without it
             self._limit_at = math.inf
         self._last_sign_at = now
         if not self._launcher_word:
-            self._word_until = now + (LAUNCHER_WORD_S if ended.exit_code is not None else 0.0)
+            self._word_until = now + (LAUNCHER_WORD_S if ended.started else 0.0)
         return []
 
-    def _gone(self, reason: str, now: float) -> list[Instruction]:
+    def _gone(self, reason: str, now: float) -> list[Decision]:
         self._launcher_word, self._word_until = True, math.inf
         fields = {"exit_code": self._launcher.exit_code, "reason": reason}
         return [Report(events.LauncherGone.model_validate({**fields, "time": self._time_s + now}))]
 
-    def _tick(self, silent_for_s: float, problem: str, now: float) -> list[Instruction]:
+    def _tick(self, silent_for_s: float, problem: str, now: float) -> list[Decision]:
         out = [*self._contact(silent_for_s, now), *self._trouble(problem)]
         if now >= self._accept_until:
             self.phase = Phase.OVER
             why = f" ({self._problem})" if self._problem else ""
             words = f"the broker has not accepted the submission within {CONNECT_S:g} s{why}; nothing was launched"
             return [*out, GiveUp(words)]
+        if self.phase is Phase.ATTACHING and silent_for_s >= CONNECT_S:
+            self.phase = Phase.OVER
+            return [*out, GiveUp(f"the broker has been silent for {CONNECT_S:g} s; attach again when it is back")]
         if now >= self._detach_at:
             return [*out, *self._let_go()]
         if now >= self._limit_at:
@@ -345,6 +310,8 @@ class Supervisor:
             out += [EndLauncher(), Notice("the Task did not end in time; its launcher is told to end")]
         if now >= self._word_until:
             out += self._gone(self._how_it_went(), now)
+        if self.blind:
+            out += self._look_out(silent_for_s, now)
         # A broker that is heard says LOST by itself, some time after it has lost the agents.
         patience_s = DRAIN_S if self._silent else DRAIN_S + LOST_S
         if now - self._last_sign_at >= patience_s:
@@ -356,7 +323,20 @@ class Supervisor:
             )
         return out
 
-    def _contact(self, silent_for_s: float, now: float) -> list[Instruction]:
+    def _look_out(self, silent_for_s: float, now: float) -> list[Decision]:
+        """For a launcher that cannot be watched."""
+        if silent_for_s >= LOST_S:
+            self.phase = Phase.OVER
+            why = f"the broker has been silent for {LOST_S:g} s, and the launcher cannot be watched from here"
+            return [GiveUp(f"{why}; attach again when it is back")]
+        if now - self._agents_silent_since < LOST_S:
+            return []
+        self.phase = Phase.LAUNCHER_ENDED
+        self._limit_at, self._last_sign_at = math.inf, now
+        where = f"on {self._launched.host} cannot be watched from here" if self._launched else "has never reported"
+        return self._gone(f"the launcher {where}, and no agent was heard for {LOST_S:g} s", now)
+
+    def _contact(self, silent_for_s: float, now: float) -> list[Decision]:
         if silent_for_s > 2 * HEARTBEAT_S and self._word_until < math.inf:
             self._word_until = now + LAUNCHER_WORD_S
         if silent_for_s >= SUSPECT_S:
@@ -368,15 +348,17 @@ class Supervisor:
             return [Notice("the broker is back")]
         return []
 
-    def _trouble(self, problem: str) -> list[Instruction]:
+    def _trouble(self, problem: str) -> list[Decision]:
         if problem == self._problem:
             return []
         self._problem = problem
         return [Notice(f"the broker waits: {problem}; nothing is lost" if problem else "the broker goes on")]
 
     def _how_it_went(self) -> str:
-        code, words = self._launcher
-        if code is None:
+        code, words, started = self._launcher
+        if not started:
             return f"the launcher could not be started: {words}"
+        if code is None:
+            return "the launcher, which a former Executor had started, ended without a word"
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         return f"the launcher {how} without a word" + (f": {words}" if words else "")

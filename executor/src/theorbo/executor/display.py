@@ -1,4 +1,4 @@
-"""What `theorbo run` shows: JSON objects, plain lines, or lines with progress bars below them on a terminal."""
+"""What `theorbo run` and `theorbo attach` show: JSON objects, plain lines, or lines with bars below on a terminal."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from theorbo.schemas.presentation import (
 class Display(Protocol):
     """Something that shows one execution to somebody."""
 
-    def show(self, reported: Reported) -> None:
-        """Show the next event."""
+    def show(self, reported: Reported, submission: ExecutionSubmitted | None) -> None:
+        """Show the next event of what was submitted."""
 
     def notice(self, text: str) -> None:
         """Say what the Executor itself has to say."""
@@ -35,15 +35,15 @@ class Display(Protocol):
         """Show how it has ended, if that is known; nothing comes after this."""
 
 
-def choose_display(*, as_json: bool) -> Display:
-    """The display that fits what stdout is."""
+def choose_display(command: str, *, as_json: bool) -> Display:
+    """The display that fits what stdout is; `command` (`run`, `attach`) is named in notices."""
     if as_json:
-        return JsonDisplay()
+        return JsonDisplay(command)
     if not _can_have_bars():
-        return PlainDisplay()
+        return PlainDisplay(command)
     from theorbo.executor.terminal import TerminalDisplay  # rich takes 0.1 s to load
 
-    return TerminalDisplay()
+    return TerminalDisplay(command)
 
 
 def _can_have_bars() -> bool:
@@ -61,39 +61,48 @@ def _can_have_bars() -> bool:
 class _Paper:
     """stdout, whose reader may go away (`theorbo run … | head`, a closed terminal): the Task goes on then."""
 
+    def __init__(self, command: str) -> None:
+        self._command = command
+
     def print(self, line: str) -> None:
         try:
             sys.stdout.write(line + "\n")
             sys.stdout.flush()
         except OSError as error:
             if error.errno == errno.ENOSPC:
-                say(f"no more is shown: cannot write the output: {error.strerror}")
+                self.say(f"no more is shown: cannot write the output: {error.strerror}")
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
+    def say(self, text: str) -> None:
+        """A notice on stderr."""
+        with contextlib.suppress(OSError):
+            print(f"theorbo {self._command}: {visible(text)}", file=sys.stderr, flush=True)
 
-def say(text: str) -> None:
-    """A notice on stderr."""
-    with contextlib.suppress(OSError):
-        print(f"theorbo run: {visible(text)}", file=sys.stderr, flush=True)
+
+def shown_line(reported: Reported) -> str:
+    """The event for people; what a former Executor may have shown already is marked in its first line."""
+    line = as_line(reported.header, {}, reported.event)
+    if not reported.redelivered:
+        return line
+    first, *rest = line.split("\n")
+    return "\n".join([f"{first} (redelivered)", *rest])
 
 
 class JsonDisplay:
     """The objects of `theorbo tail --json`, and at the end one of kind `outcome`."""
 
-    def __init__(self) -> None:
-        self._paper = _Paper()
-        self._view: dict[str, str] = {}
+    def __init__(self, command: str) -> None:
+        self._paper = _Paper(command)
 
-    def show(self, reported: Reported) -> None:
+    def show(self, reported: Reported, submission: ExecutionSubmitted | None) -> None:
         """One object."""
-        if isinstance(reported.event, ExecutionSubmitted):
-            event = reported.event
-            self._view = {"task": event.task, "experiment": event.experiment, "run": event.run}
-        self._paper.print(json_line(as_object(reported.header, self._view, reported.event)))
+        view = {name: getattr(submission, name) for name in ("task", "experiment", "run")} if submission else {}
+        shown = as_object(reported.header, view, reported.event)
+        self._paper.print(json_line({**shown, "redelivered": True} if reported.redelivered else shown))
 
     def notice(self, text: str) -> None:
         """On stderr."""
-        say(text)
+        self._paper.say(text)
 
     def end(self, outcome: Outcome | None) -> None:
         """The outcome as an object."""
@@ -104,18 +113,18 @@ class JsonDisplay:
 class PlainDisplay:
     """A line an event."""
 
-    def __init__(self) -> None:
-        self._paper = _Paper()
+    def __init__(self, command: str) -> None:
+        self._paper = _Paper(command)
         self._throttle = Throttle()
 
-    def show(self, reported: Reported) -> None:
+    def show(self, reported: Reported, _submission: ExecutionSubmitted | None) -> None:
         """A line, if it is worth one."""
         if worth_a_line(reported.event):
             self._print(self._throttle.due(reported, time.monotonic()))
 
     def notice(self, text: str) -> None:
         """On stderr."""
-        say(text)
+        self._paper.say(text)
 
     def end(self, outcome: Outcome | None) -> None:
         """The outcome in a few lines."""
@@ -125,4 +134,4 @@ class PlainDisplay:
 
     def _print(self, due: list[Reported]) -> None:
         for each in due:
-            self._paper.print(as_line(each.header, {}, each.event))
+            self._paper.print(shown_line(each))

@@ -19,24 +19,29 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from theorbo.executor import core
+from theorbo.executor.attaching import TakenUp, take_up
+from theorbo.executor.conversation import Conversation
+from theorbo.executor.core import Supervisor
 from theorbo.executor.environment import UpdatePath, checked_update_path, own_environment, sourced, updated
 from theorbo.executor.execution_id import new_execution
+from theorbo.executor.hooks import HOOK_NAMES
 from theorbo.executor.mpi import allocated_ranks, ask_version, cores, find_starter, starter_command
 from theorbo.executor.outcome import Outcome
+from theorbo.executor.own_spool import OwnSpool
 from theorbo.executor.preflight import did_you_mean
 from theorbo.executor.programs import BinaryProgram, Inquiry, Program, Ready, TaskProgram
 from theorbo.executor.provenance import GitQuestion, host, selected, shown_command, user, versions
 from theorbo.executor.reported import Reported
 from theorbo.executor.session import Session
+from theorbo.executor.values import Finish, Wish
 from theorbo.executor.wishes import Wishes
 from theorbo.schemas.errors import UsageError
 from theorbo.schemas.events import ExecutionSubmitted
 from theorbo.schemas.launch_plan import LaunchPlan
-from theorbo.schemas.limits import GRACE_S, OUTCOME_RESULTS
+from theorbo.schemas.limits import GRACE_S, OUTCOME_RESULTS, SPOOL_BYTES
 from theorbo.schemas.link import Link, open_link
 from theorbo.schemas.names import EXECUTOR, Speaker, checked_name, new_incarnation
-from theorbo.schemas.spool import default_root, make_spool
+from theorbo.schemas.spool import default_root
 
 Hook = Callable[["Executor", Reported], object]
 
@@ -59,14 +64,16 @@ class Executor:
         time_limit_s: float | None = None,
         grace_s: float = GRACE_S,
         spool_root: str | None = None,
+        spool_bytes: int = SPOOL_BYTES,
     ) -> None:
         """`task` is `path/file.py:Class` or `package.module:Class`; nothing is looked at yet.
 
         `name` replaces the Task's own name. `ranks`: an MPI Task without it gets as many as the allocation
         has, any other one; a Task that does not use MPI runs in so many independent copies. `python` is the
         interpreter of the Task, `broker` a connection file (else see `theorbo.schemas.link.open_link`),
-        `work_dir` the Task's working directory, `spool_root` where spools are made. When `time_limit_s` is
-        reached, or the Task is cancelled, `grace_s` passes between SIGTERM and SIGKILL.
+        `work_dir` the Task's working directory, `spool_root` where spools are made; when more than `spool_bytes` of
+        a Task's reports wait there for the broker, log lines, metrics and output are dropped and counted. When
+        `time_limit_s` is reached, or the Task is cancelled, `grace_s` passes between SIGTERM and SIGKILL.
 
         Raises UsageError if `task` is no text.
         """
@@ -87,28 +94,32 @@ class Executor:
         self.time_limit_s = time_limit_s
         self.grace_s = grace_s
         self.spool_root = spool_root
+        self.spool_bytes = spool_bytes
         self.execution = ""
         """Of the execution under way, or of the last one: 32 hexadecimal digits."""
+        self.submission: ExecutionSubmitted | None = None
+        """What was submitted of it."""
         self.log = logging.getLogger("theorbo.executor")
         self._hooks: dict[str, list[Hook]] = {}
         self._changes: list[Callable[[dict[str, str]], dict[str, str]]] = []
         self._wishes: Wishes | None = None
         self._busy = threading.Lock()
         self._results: list[Reported] = []
+        self._redelivered = 0
 
     # --- before -------------------------------------------------------------------------------------
 
     def add_hook(self, event: str, hook: Hook) -> None:
         """Call `hook(executor, event)` whenever `event` is reported; several hooks are called in order.
 
-        `event` is one of `core.HOOK_NAMES`: TASK_STARTED, TASK_RESULT, PROGRESS …, or ANY. A hook is called in
+        `event` is one of `hooks.HOOK_NAMES`: TASK_STARTED, TASK_RESULT, PROGRESS …, or ANY. A hook is called in
         the thread of `execute_task`; one that raises is reported in the log and harms nothing else.
 
         Raises UsageError with near matches for another event.
         """
-        if event not in core.HOOK_NAMES:
-            near = difflib.get_close_matches(event.upper(), core.HOOK_NAMES, n=3)
-            raise UsageError(f"there is no event {event!r}" + (did_you_mean(near) or f": {', '.join(core.HOOK_NAMES)}"))
+        if event not in HOOK_NAMES:
+            near = difflib.get_close_matches(event.upper(), HOOK_NAMES, n=3)
+            raise UsageError(f"there is no event {event!r}" + (did_you_mean(near) or f": {', '.join(HOOK_NAMES)}"))
         self._hooks.setdefault(event, []).append(hook)
 
     def update_environment(self, changes: Mapping[str, str], update_path: UpdatePath = "prepend") -> None:
@@ -140,17 +151,17 @@ class Executor:
 
     def cancel(self, reason: str = "") -> None:
         """End the Task: SIGTERM, and SIGKILL after the grace."""
-        self._wish(core.Wish.CANCEL, reason)
+        self._wish(Wish.CANCEL, reason)
 
     def kill(self, reason: str = "") -> None:
         """End the Task by SIGKILL."""
-        self._wish(core.Wish.KILL, reason)
+        self._wish(Wish.KILL, reason)
 
     def let_go(self, reason: str = "") -> None:
         """End the supervision and leave the Task running."""
-        self._wish(core.Wish.LET_GO, reason)
+        self._wish(Wish.LET_GO, reason)
 
-    def _wish(self, wish: core.Wish, reason: str) -> None:
+    def _wish(self, wish: Wish, reason: str) -> None:
         wishes = self._wishes  # may become None meanwhile, for this is called from any thread
         if wishes is None:
             raise UsageError("nothing is being executed")
@@ -174,6 +185,35 @@ class Executor:
         finally:
             self._busy.release()
 
+    def attach_task(self, execution: str, *, take_over: bool = False) -> Outcome:
+        """Take up the supervision of an execution that another Executor has begun; returns how it has ended.
+
+        `execution` is its id, or enough digits of it. Results that the former Executor had confirmed are in the
+        outcome; what it had not confirmed is given to the hooks again, marked `redelivered`. The Task's time limit
+        goes on from its launch. Of this Executor only hooks, `broker` and `spool_root` matter. An execution that has
+        ended may be attached to as well. `take_over` makes an Executor that is still alive let go.
+
+        Raises UsageError if there is no such execution, or if its Executor is alive; Unavailable or Refused if
+        another one was faster, or if the outcome cannot be learned.
+        """
+        if not self._busy.acquire(blocking=False):
+            raise UsageError("this Executor is executing its Task already; make another one")
+        try:
+            return self._attach(execution, take_over)
+        finally:
+            self._busy.release()
+
+    def _attach(self, execution: str, take_over: bool) -> Outcome:
+        taken = take_up(self.broker, execution, self._root, take_over=take_over, notice=self._notice)
+        try:
+            return self._take_up(taken)
+        finally:
+            taken.link.close()
+
+    @property
+    def _root(self) -> Path:
+        return Path(self.spool_root) if self.spool_root else default_root()
+
     def _execute(self, detach: bool) -> Outcome:
         self._check(detach)
         work_dir = str(Path(self.work_dir or ".").absolute())
@@ -185,14 +225,15 @@ class Executor:
         git = GitQuestion(program.source_directory(work_dir))
         try:
             inquiry = program.look(environment, work_dir, self.parameters)
-            link, ready = self._prepare(inquiry, execution)
+            speaker = Speaker(execution, EXECUTOR, 1, new_incarnation())
+            link, ready = self._prepare(inquiry, speaker)
         except BaseException:
             git.answer()
             raise
         try:
             plan = self._plan(ready, execution, environment, work_dir, link)
-            submission = self._submission(ready, plan, git.answer())
-            return self._supervise(link, plan, submission, detach)
+            submission = self._submission(ready, plan, git.answer(), speaker)
+            return self._supervise(link, plan, submission, speaker, detach)
         finally:
             link.close()
 
@@ -207,6 +248,8 @@ class Executor:
             raise UsageError(f"{self.ranks} ranks: at least 1 is wanted")
         if self.time_limit_s is not None and not self.time_limit_s > 0:
             raise UsageError(f"time limit of {self.time_limit_s} s: a positive number is wanted")
+        if self.spool_bytes < 1:
+            raise UsageError(f"a spool of {self.spool_bytes} bytes: a positive number is wanted")
         if not self.grace_s >= 0:
             raise UsageError(f"grace of {self.grace_s} s: a number of seconds is wanted")
         if detach and self.time_limit_s is not None:
@@ -215,10 +258,10 @@ class Executor:
     def _program(self) -> Program:
         return TaskProgram(self.task, self.python)
 
-    def _prepare(self, inquiry: Inquiry, execution: bytes) -> tuple[Link, Ready]:
+    def _prepare(self, inquiry: Inquiry, speaker: Speaker) -> tuple[Link, Ready]:
         """Both take time: the look at the program goes on while the broker is found or started."""
         try:
-            link = open_link(self.broker, Speaker(execution, EXECUTOR, 1, new_incarnation()))
+            link = open_link(self.broker, speaker)
         except BaseException:
             inquiry.abandon()
             raise
@@ -248,29 +291,58 @@ class Executor:
         return LaunchPlan(
             execution=execution.hex(), broker=str(link.path.absolute()), command=ready.command,
             environment=environment, work_dir=work_dir, ranks=ranks, launcher_command=starter,
-            spool_root=self.spool_root, grace_s=self.grace_s,
+            spool_root=self.spool_root, grace_s=self.grace_s, spool_bytes=self.spool_bytes,
         )  # fmt: skip
 
-    def _submission(self, ready: Ready, plan: LaunchPlan, git: dict[str, Any] | None) -> ExecutionSubmitted:
+    def _submission(
+        self, ready: Ready, plan: LaunchPlan, git: dict[str, Any] | None, speaker: Speaker
+    ) -> ExecutionSubmitted:
         return ExecutionSubmitted(
             time=time.time(), task=self.name or ready.name, experiment=self.experiment, run=self.run,
             ranks=plan.ranks, user=user(), host=host(), command=shown_command(plan.command),
             parameters=ready.parameters, environment=selected(plan.environment), versions=versions(), git=git,
-            work_dir=plan.work_dir, time_limit_s=self.time_limit_s,
-            launcher="mpi" if plan.launcher_command else "local",
+            work_dir=plan.work_dir, time_limit_s=self.time_limit_s, grace_s=self.grace_s,
+            incarnation=speaker.incarnation, launcher="mpi" if plan.launcher_command else "local",
         )  # fmt: skip
 
-    def _supervise(self, link: Link, plan: LaunchPlan, submission: ExecutionSubmitted, detach: bool) -> Outcome:
-        self.execution = plan.execution
-        self._results = []
-        spool = make_spool(Path(self.spool_root) if self.spool_root else default_root(), f"{plan.execution}-executor")
+    def _supervise(
+        self, link: Link, plan: LaunchPlan, submission: ExecutionSubmitted, speaker: Speaker, detach: bool
+    ) -> Outcome:
+        spool = OwnSpool(self._root, plan.execution)
         now = time.monotonic()
-        supervisor = core.Supervisor(
+        supervisor = Supervisor(
             now, by=f"{submission.user}@{submission.host}", grace_s=self.grace_s, time_limit_s=self.time_limit_s,
             detach=detach, time_s=time.time() - now,
         )  # fmt: skip
+        return self._converse(link, Conversation(speaker, supervisor), spool, plan, submission)
+
+    def _take_up(self, taken: TakenUp) -> Outcome:
+        now = time.monotonic()
+        supervisor = Supervisor(now, by=f"{user()}@{host()}", time_s=time.time() - now, attached=True)
+        conversation = Conversation(taken.speaker, supervisor, former=taken.former, user=user(), host=host())
+        return self._converse(taken.link, conversation, taken.spool)
+
+    def _converse(
+        self,
+        link: Link,
+        conversation: Conversation,
+        spool: OwnSpool | None,
+        plan: LaunchPlan | None = None,
+        submission: ExecutionSubmitted | None = None,
+    ) -> Outcome:
+        self.execution = conversation.execution.hex()
+        self.submission = submission
+        self._results, self._redelivered = [], 0
         wishes = self._wishes = Wishes()
-        session = Session(link, plan, spool, supervisor, wishes, call_hooks=self._call_hooks, notice=self._notice)
+
+        def call_hooks(names: Sequence[str], reported: Reported) -> None:
+            self.submission = self.submission or conversation.submission
+            self._call_hooks(names, reported)
+
+        session = Session(
+            link, conversation, spool, wishes, call_hooks=call_hooks, remember=self._remember, notice=self._notice,
+            plan=plan,
+        )  # fmt: skip
         try:
             with wishes.from_signals():
                 finish = session.run(submission)
@@ -278,14 +350,23 @@ class Executor:
             self._wishes = None
             session.close()
             wishes.close()
+        return self._outcome(finish, conversation, link.path)
+
+    def _outcome(self, finish: Finish, conversation: Conversation, broker: Path) -> Outcome:
+        submitted = self.submission = self.submission or conversation.submission
+        names = (submitted.task, submitted.experiment, submitted.run) if submitted else ("", "", "")
         return Outcome(
-            plan.execution, submission.task, submission.experiment, submission.run, finish.state, finish.reason,
-            time.time() - submission.time, tuple(self._results), link.path, finish.interrupted,
+            self.execution, *names, finish.state, finish.reason, conversation.duration_s(time.time()),
+            tuple(self._results), broker, finish.interrupted, finish.fenced, self._redelivered,
         )  # fmt: skip
 
-    def _call_hooks(self, names: Sequence[str], reported: Reported) -> None:
+    def _remember(self, reported: Reported) -> None:
         if reported.kind == "result" and len(self._results) < OUTCOME_RESULTS:
             self._results.append(reported)
+
+    def _call_hooks(self, names: Sequence[str], reported: Reported) -> None:
+        self._remember(reported)
+        self._redelivered += reported.redelivered
         for name in names:
             for hook in self._hooks.get(name, ()):
                 try:

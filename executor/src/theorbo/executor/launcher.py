@@ -1,13 +1,15 @@
-"""The process of `theorbo launch`, as its parent sees it. A skin."""
+"""The process of `theorbo launch`, as its parent sees it, or another Executor that has attached. A skin."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from theorbo.executor.core import LauncherEnded
+from theorbo.executor.values import LauncherEnded
 from theorbo.schemas.launch_plan import LaunchPlan
 
 _WORDS_BYTES = 4096
@@ -57,3 +59,43 @@ class Launcher:
         self._words.close()
         if self.descriptor is not None:
             os.close(self.descriptor)
+
+
+class FormerLauncher:
+    """A launcher on this machine that a former Executor has started."""
+
+    def __init__(self, pid: int, start_ticks: int) -> None:
+        """Raises ProcessLookupError if the process with this number that began then has ended."""
+        self.descriptor: int | None = None
+        """As of `Launcher`."""
+        self._pid, self._start_ticks = pid, start_ticks
+        with contextlib.suppress(OSError):  # an old kernel, or it has ended
+            self.descriptor = os.pidfd_open(pid)
+        if self.ended():
+            self.close()
+            raise ProcessLookupError
+
+    def ended(self) -> LauncherEnded | None:
+        """That it ended, if it has; only its parent can know how."""
+        return LauncherEnded(None) if _start_ticks(self._pid) != self._start_ticks else None
+
+    def terminate(self) -> None:
+        """Ask it to end, with all that it has started."""
+        if not self.ended():
+            with contextlib.suppress(OSError):
+                os.kill(self._pid, signal.SIGTERM)
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+
+
+def _start_ticks(pid: int) -> int:
+    """Field 22 of /proc/PID/stat; 0 if the process has gone, or has ended and nobody has waited for it yet."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return 0 if fields[0] in ("Z", "X") else int(fields[19])

@@ -34,12 +34,18 @@ class Outcome:
     """The connection file of the broker that has it all."""
     interrupted: bool = False
     """Whether Ctrl-C let go of the Task before its end."""
+    fenced: bool = False
+    """Whether another Executor has taken over before its end."""
+    redelivered: int = 0
+    """How many events were given to hooks although a former Executor may have had them (see `Reported`)."""
 
     @property
     def exit_status(self) -> int:
         """What `theorbo run` exits with: an ExitStatus, 0 for a Task that was let go; if by Ctrl-C, 130, so that
-        a shell does not go on with what was to follow.
+        a shell does not go on with what was to follow, and 6 if another Executor has taken over.
         """
+        if self.fenced:
+            return ExitStatus.UNAVAILABLE
         if self.interrupted:
             return 128 + signal.SIGINT
         return EXIT_STATUSES.get(self.state, ExitStatus.COMPLETED)
@@ -63,6 +69,7 @@ class Outcome:
             "final": self.state.final,
             "exit_status": int(self.exit_status),
             "duration_s": round(self.duration_s, 3),
+            "redelivered": self.redelivered,
             "results": [
                 {"rank": result.rank, "name": result.name, "summary": result.summary, "position": result.position}
                 for result in self.results
@@ -73,7 +80,11 @@ class Outcome:
         """The last lines for people: what came out, where it is, and at the very end how it has ended."""
         if not self.state.final:
             goes_on = f"{self.task} goes on as execution {self.execution} ({self.state})"
-            lines = [goes_on, f"follow it: theorbo tail --execution {self.execution}"]
+            again = f"take it up again: theorbo attach {self.execution}"
+            if self.fenced:
+                goes_on = f"{self.reason}; {goes_on}"
+                again = f"take it back: theorbo attach {self.execution} --take-over"
+            lines = [goes_on, again, f"follow it: theorbo tail --execution {self.execution}"]
         else:
             how = f"{self.state}" + (f": {first_line(self.reason)}" if self.reason else "")
             lines = [*self._result_lines(), f"{self.task} {how} ({self.duration_s:.1f} s)"]

@@ -16,11 +16,13 @@ class Reported:
     The event's own fields can be read from it directly: `event.text`, `event.done`.
     """
 
-    __slots__ = ("event", "header")
+    __slots__ = ("event", "header", "redelivered")
 
-    def __init__(self, header: Header, event: EventBase) -> None:
+    def __init__(self, header: Header, event: EventBase, *, redelivered: bool = False) -> None:
         self.header = header
         self.event = event
+        self.redelivered = redelivered
+        """Whether a former Executor of this execution may have had it, and did not live to confirm it."""
 
     @property
     def kind(self) -> str:
@@ -51,6 +53,11 @@ class Reported:
     def position(self) -> int:
         """Its position within (execution, channel)."""
         return self.header.position
+
+    @property
+    def id(self) -> str:
+        """What it is called, the same whenever it is given: `EXECUTION/rank:0/log/17`."""
+        return f"{self.header.execution.hex()}/{self.source}/{self.channel.text}/{self.number}"
 
     @property
     def late(self) -> bool:

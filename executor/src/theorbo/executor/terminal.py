@@ -1,4 +1,4 @@
-"""What `theorbo run` shows on a terminal: lines, with a progress bar for each rank below them."""
+"""What `theorbo run` and `theorbo attach` show on a terminal: lines, with a progress bar for each rank below them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from theorbo.executor.display import shown_line
 from theorbo.executor.outcome import Outcome
 from theorbo.executor.reported import Reported
 from theorbo.executor.throttle import Throttle
-from theorbo.schemas.events import Progress
+from theorbo.schemas.events import ExecutionSubmitted, Progress
 from theorbo.schemas.limits import PROGRESS_BARS
-from theorbo.schemas.presentation import as_line, progress_text, style_of, visible, worth_a_line
+from theorbo.schemas.presentation import progress_text, style_of, visible, worth_a_line
 
 
 class _RankBars(Bars):
@@ -29,7 +30,8 @@ class _RankBars(Bars):
 class TerminalDisplay:
     """Lines above, bars below; the ranks from `PROGRESS_BARS` on share one bar."""
 
-    def __init__(self) -> None:
+    def __init__(self, command: str) -> None:
+        self._command = command
         self._console = Console(highlight=False, soft_wrap=True)
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[words]}", markup=False))
         self._bars = _RankBars(*columns, console=self._console, refresh_per_second=4, transient=True)
@@ -37,7 +39,7 @@ class TerminalDisplay:
         self._known: dict[int, TaskID] = {}
         self._shared: dict[int, Progress] = {}
 
-    def show(self, reported: Reported) -> None:
+    def show(self, reported: Reported, _submission: ExecutionSubmitted | None) -> None:
         """A line above the bars, or a change of a bar."""
         if isinstance(reported.event, Progress):
             self._move(reported.rank or 0, reported.event)
@@ -46,7 +48,7 @@ class TerminalDisplay:
 
     def notice(self, text: str) -> None:
         """Above the bars as well."""
-        self._print(f"theorbo run: {visible(text)}", "yellow")
+        self._print(f"theorbo {self._command}: {visible(text)}", "yellow")
 
     def end(self, outcome: Outcome | None) -> None:
         """The outcome in a few lines; the bars vanish."""
@@ -58,7 +60,7 @@ class TerminalDisplay:
 
     def _print_all(self, due: list[Reported]) -> None:
         for each in due:
-            self._print(as_line(each.header, {}, each.event), style_of(each.event))
+            self._print(shown_line(each), style_of(each.event))
 
     def _move(self, rank: int, event: Progress) -> None:
         if rank < PROGRESS_BARS:

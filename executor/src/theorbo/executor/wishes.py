@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from types import FrameType
 
-from theorbo.executor.core import Wanted, Wish
+from theorbo.executor.values import Wanted, Wish
 
 _SIGNALS = {
     signal.SIGINT: (Wish.INTERRUPT, "interrupted (Ctrl-C)"),

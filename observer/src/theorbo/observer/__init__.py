@@ -1,4 +1,4 @@
-"""Clients that watch: see `watch` and `watch_async`."""
+"""Clients that watch: see `watch`, `watch_async` and `replay`."""
 
 from theorbo.observer.client import (
     BrokerAway,
@@ -10,5 +10,6 @@ from theorbo.observer.client import (
     watch,
     watch_async,
 )
+from theorbo.observer.replaying import replay
 
-__all__ = ["BrokerAway", "BrokerBack", "Item", "Missed", "Observation", "Snapshot", "watch", "watch_async"]
+__all__ = ["BrokerAway", "BrokerBack", "Item", "Missed", "Observation", "Snapshot", "replay", "watch", "watch_async"]

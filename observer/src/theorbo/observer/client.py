@@ -6,65 +6,18 @@
         if isinstance(item, Observation):
             print(item.view["task"], item.event)
 
-`watch` is for threads and scripts, `watch_async` for asyncio; both are thin skins around a
-`Subscription`, which decides. Sockets are read only when what they brought before was taken away: a reader
-that is slow loses live messages inside libzmq, and gets them from the journal afterwards.
+`watch` is for threads and scripts, `watch_async` for asyncio; both are thin skins around a `Watcher`.
 """
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import AsyncIterator, Iterable, Iterator
-from typing import NamedTuple
-
-import zmq
-import zmq.asyncio
 
 from theorbo.observer.filters import Filter
-from theorbo.observer.subscription import (
-    Batch,
-    Finished,
-    Instruction,
-    Missed,
-    Snapshot,
-    Subscribe,
-    Subscription,
-    Unsubscribe,
-    View,
-)
-from theorbo.schemas.errors import ProtocolError, Refused
-from theorbo.schemas.events import EventBase
-from theorbo.schemas.frames import Command, ErrorCode, Header, Message, decode_json, decode_message, encode_json
-from theorbo.schemas.limits import HEARTBEAT_S, PUBLISH_QUEUE_MESSAGES, SUSPECT_S
-from theorbo.schemas.link import Link, configure, open_link
-from theorbo.schemas.presentation import kind_of, single_events
-
-
-class Observation(NamedTuple):
-    """One event: its own header (source, channel, number, position …), its execution's view, and the event."""
-
-    header: Header
-    view: View
-    """`execution`, `task`, `experiment` and `run`."""
-    event: EventBase
-
-
-class BrokerAway(NamedTuple):
-    """The broker does not answer. The iteration goes on when it is back; nothing will be missing then."""
-
-    text: str
-
-
-class BrokerBack(NamedTuple):
-    """The broker answers again."""
-
+from theorbo.observer.values import BrokerAway, BrokerBack, Item, Missed, Observation, Policy, Snapshot
+from theorbo.observer.watcher import Watcher
 
 __all__ = ["BrokerAway", "BrokerBack", "Item", "Missed", "Observation", "Snapshot", "Watcher", "watch", "watch_async"]
-
-Item = Snapshot | Observation | Missed | BrokerAway | BrokerBack
-
-_MESSAGES_AT_A_TIME = 100  # of the live stream, before what they brought is handed over
 
 
 def watch(
@@ -77,6 +30,8 @@ def watch(
     kinds: Iterable[str] | None = None,
     channels: Iterable[str] | None = None,
     until_ended: bool = False,
+    policy: Policy = "complete",
+    since: float | None = None,
 ) -> Iterator[Item]:
     """A Snapshot of the open executions that fit, then every event that follows, in order, once.
 
@@ -85,13 +40,17 @@ def watch(
     that were seen, at least one) has ended and all of its events were handed over.
 
     The order holds within one channel of an execution. Events of kinds that are not wanted are left out,
-    gaps that could not be repaired are told as `Missed`.
+    gaps that could not be repaired are told as `Missed`. A reader that is slow loses live messages: with the policy
+    `complete` it gets them from the journal, with `latest` they are told as `Missed` and it stays close to now.
+
+    With `since` (Unix time) the events that the journal has from then on come first, in the journal's order, then the
+    Snapshot, then what follows.
 
     Raises UsageError, Refused, ProtocolError or Unavailable as `open_link` does. Closing the iterator
     closes the connections.
     """
     wanted = Filter.of(experiment, run, task, execution, kinds, channels)
-    with Watcher(broker, wanted, until_ended=until_ended) as watcher:
+    with Watcher(broker, wanted, until_ended=until_ended, policy=policy, since=since) as watcher:
         while not watcher.finished:
             yield from watcher.collect()
             if not watcher.finished:
@@ -108,157 +67,14 @@ async def watch_async(
     kinds: Iterable[str] | None = None,
     channels: Iterable[str] | None = None,
     until_ended: bool = False,
+    policy: Policy = "complete",
+    since: float | None = None,
 ) -> AsyncIterator[Item]:
     """As `watch`, for `async for`. Only finding the broker at the start blocks the event loop, for moments."""
     wanted = Filter.of(experiment, run, task, execution, kinds, channels)
-    with Watcher(broker, wanted, until_ended=until_ended) as watcher:
+    with Watcher(broker, wanted, until_ended=until_ended, policy=policy, since=since) as watcher:
         while not watcher.finished:
             for item in watcher.collect():
                 yield item
             if not watcher.finished:
                 await watcher.wait_async()
-
-
-class Watcher:
-    """What `watch` is made of, for those who have something to do between what comes together.
-
-    In turn: `collect` everything that is there, `wait` until there is more; until `finished`. Use it in a
-    `with` block, which closes the connections. Raises what `watch` raises.
-    """
-
-    def __init__(self, broker: str | None, wanted: Filter, *, until_ended: bool) -> None:
-        self.finished = False
-        """Whether, with `until_ended`, all is over."""
-        self._link = open_link(broker)
-        try:
-            self._filter = _narrowed(self._link, wanted)
-        except BaseException:
-            self._link.close()
-            raise
-        self._subscription = Subscription(
-            self._filter, lambda: secrets.token_hex(16), self._link.new_request, until_ended=until_ended
-        )
-        self._context = zmq.Context()
-        self._topics: set[bytes] = set()
-        self._live = self._subscriber()
-        self._ready: list[Instruction] = self._subscription.join(self._link.connection.broker, time.monotonic())
-        self._away = False
-        self._tick_at = self._awake_at = time.monotonic()
-
-    def __enter__(self) -> Watcher:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.close()
-        self._context.term()
-        self._link.close()
-
-    def _subscriber(self) -> zmq.Socket[bytes]:
-        self._followed = (self._link.publisher, self._link.connection)
-        socket = self._context.socket(zmq.SUB)
-        socket.setsockopt(zmq.RCVHWM, PUBLISH_QUEUE_MESSAGES)
-        configure(socket, self._link.connection)
-        socket.connect(self._link.publisher)
-        for topic in self._topics:
-            socket.subscribe(topic)
-        return socket
-
-    def collect(self) -> Iterator[Item]:
-        """What there is to see now; reads what has arrived, without waiting."""
-        yield from self._perform(self._ready)
-        self._ready = []
-        now = time.monotonic()
-        for message in self._link.receive():
-            if message.command == Command.GOODBYE:
-                yield from self._notice_away("the broker is being ended")
-                continue
-            if self._away:
-                self._away = False
-                yield BrokerBack()
-            yield from self._perform(self._subscription.answered(message, now))
-        for message in self._published():
-            yield from self._perform(self._subscription.published(message, now))
-        if now >= self._tick_at:
-            self._tick_at = now + HEARTBEAT_S
-            yield from self._tick(now)
-
-    def _tick(self, now: float) -> Iterator[Item]:
-        if now - self._awake_at < SUSPECT_S and self._link.silent_for_s >= SUSPECT_S:
-            yield from self._notice_away(f"no answer from the broker of {self._link.path} for {SUSPECT_S:.0f} s")
-        self._awake_at = now  # after a stop of our own, silence means nothing yet
-        self._link.tick()
-        if (self._link.publisher, self._link.connection) != self._followed:
-            self._live.close()
-            self._live = self._subscriber()
-        yield from self._perform(self._subscription.tick(now))
-
-    def _notice_away(self, text: str) -> Iterator[Item]:
-        if not self._away:
-            self._away = True
-            yield BrokerAway(text)
-
-    def _published(self) -> Iterator[Message]:
-        for _ in range(_MESSAGES_AT_A_TIME):
-            try:
-                frames = self._live.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            try:
-                message = decode_message(frames)
-            except ProtocolError:
-                continue  # if it held events, their positions are missing and will be asked for
-            yield message
-
-    def _perform(self, instructions: list[Instruction]) -> Iterator[Item]:
-        for instruction in instructions:
-            match instruction:
-                case Message():
-                    self._link.send(instruction)
-                case Subscribe(topic):
-                    self._topics.add(topic)
-                    self._live.subscribe(topic)
-                case Unsubscribe(topic):
-                    self._topics.discard(topic)
-                    self._live.unsubscribe(topic)
-                case Batch(header, view, body):
-                    if header.channel in self._filter.channels:
-                        for own, event in single_events(header, body):
-                            if self._filter.wants(own.channel, kind_of(event)):
-                                yield Observation(own, view, event)
-                case Finished():
-                    self.finished = True
-                case Snapshot() | Missed():
-                    yield instruction
-
-    def _left_ms(self) -> int:
-        return max(0, int((self._tick_at - time.monotonic()) * 1000) + 1)
-
-    def wait(self) -> None:
-        """Return when something has arrived or something is to be done."""
-        poller = zmq.Poller()
-        poller.register(self._link.socket, zmq.POLLIN)
-        poller.register(self._live, zmq.POLLIN)
-        poller.poll(self._left_ms())
-
-    async def wait_async(self) -> None:
-        """As `wait`, while other coroutines run."""
-        poller = zmq.asyncio.Poller()
-        poller.register(self._link.socket, zmq.POLLIN)
-        poller.register(self._live, zmq.POLLIN)
-        await poller.poll(self._left_ms())
-
-
-def _narrowed(link: Link, wanted: Filter) -> Filter:
-    """With the names of the execution, if that is asked for and known: its topics can then be named exactly."""
-    if wanted.execution is None:
-        return wanted
-    try:
-        answer = link.ask(Command.LIST, Header(execution=wanted.execution), encode_json(all=True, limit=1))
-    except Refused as refusal:
-        if refusal.code == ErrorCode.UNKNOWN_EXECUTION:
-            return wanted  # it may still come
-        raise
-    for view in decode_json(answer.body).get("executions", []):
-        if wanted.admits(view):
-            return wanted._replace(experiment=view["experiment"], run=view["run"], task=view["task"])
-    return wanted

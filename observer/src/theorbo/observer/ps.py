@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from theorbo.observer.choose import SHORT_DIGITS, View, list_views
 from theorbo.observer.states import contact_of, duration_s, hosts_of, ranks_of, span, state_of
+from theorbo.schemas.choosing import SHORT_DIGITS, View, list_views
 from theorbo.schemas.errors import ExitStatus
 from theorbo.schemas.limits import LISTING_ROWS
 from theorbo.schemas.link import open_link

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from theorbo.observer.choose import View, chosen
 from theorbo.observer.npy import npy_header
 from theorbo.observer.results import read_results
 from theorbo.observer.saving import MANIFEST, Names, make_directory, refuse_existing, write_file
 from theorbo.observer.states import state_of
+from theorbo.schemas.choosing import View, chosen
 from theorbo.schemas.errors import ExitStatus, ProtocolError, Refused, UsageError
 from theorbo.schemas.events import Data, Part, Result
 from theorbo.schemas.fetching import attachment_of, chunk, chunks

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
-from theorbo.observer.choose import View
-from theorbo.schemas.errors import Unavailable
+from theorbo.observer.reading import JournalReader
+from theorbo.schemas.choosing import View
 from theorbo.schemas.events import Data, Result
-from theorbo.schemas.frames import Command, Header, Message, encode_json
-from theorbo.schemas.limits import ANSWER_S, RESULTS_PAGE
-from theorbo.schemas.link import Link, accepted
+from theorbo.schemas.frames import Header
+from theorbo.schemas.limits import RESULTS_PAGE
+from theorbo.schemas.link import Link
 from theorbo.schemas.names import Channel
 from theorbo.schemas.presentation import single_events
 
@@ -29,19 +28,6 @@ def read_results(link: Link, view: View, *, with_data: bool) -> Iterator[tuple[H
 
 
 def _page(link: Link, execution: bytes, first: int, last: int) -> list[tuple[Header, object]]:
-    request = link.new_request()
-    wish = encode_json(channel=Channel.RESULTS.text, first=first, last=last)
-    link.send(Message(Command.READ, Header(request=request, execution=execution), wish))
-    found: list[tuple[Header, object]] = []
-    deadline = time.monotonic() + ANSWER_S
-    while (left_s := deadline - time.monotonic()) > 0:
-        for message in link.receive(left_s):
-            if message.header.request != request:
-                continue
-            command, header, body = accepted(message)
-            if command == Command.END:
-                return found
-            found += [(own, event) for own, event in single_events(header, body) if first <= own.position <= last]
-            link.send(Message(Command.CREDIT, Header(request=request, count=len(body), sequence=header.sequence)))
-            deadline = time.monotonic() + ANSWER_S
-    raise Unavailable(f"the broker stopped answering while results were read (nothing for {ANSWER_S:.0f} s)")
+    reader = JournalReader(link, execution, channel=Channel.RESULTS.text, first=first, last=last)
+    events = (found for header, body in reader.batches() for found in single_events(header, body))
+    return [(header, event) for header, event in events if first <= header.position <= last]

@@ -19,6 +19,11 @@ batches (a slow subscriber), and begins somewhere in the middle. The rules:
 7. At most `OBSERVED_EXECUTIONS` are remembered; the oldest that the beacon no longer names are forgotten.
    Should something still come of one, rule 6 applies with the sequence it had reached.
 
+8. Without `repairs` nothing is ever asked for: a gap is told at once. What a beacon names and has not come by then
+   was dropped, for it came the same way. A LISTING of a later joining came another way: what it names counts as
+   dropped only when a beacon follows that the broker made after it.
+   (Of an execution that rules 6 and 7 are about, what is told to be missing may be older than the snapshot.)
+
 Hence: each event after the snapshot is delivered at most once and in the order of its position, and
 nothing is left out without a `Gap` that says so.
 """
@@ -26,6 +31,7 @@ nothing is left out without a `Gap` that says so.
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -68,6 +74,9 @@ class Gap(NamedTuple):
     last: int
     reason: str
 
+
+SKIPPED = "they were dropped on the way, and with the policy latest nothing is read from the journal"
+"""The reason of a `Gap` without repairs."""
 
 Instruction = Deliver | Ask | Gap
 Heads = Mapping[bytes, Mapping[Channel, int]]
@@ -117,12 +126,17 @@ class _Execution:
 class Splice:
     """All streams that one observer follows. Every method returns what is to be done, in order."""
 
-    def __init__(self, held_bytes: int = HELD_BYTES, executions: int = OBSERVED_EXECUTIONS) -> None:
+    def __init__(
+        self, held_bytes: int = HELD_BYTES, executions: int = OBSERVED_EXECUTIONS, *, repairs: bool = True
+    ) -> None:
+        self._repairing = repairs
         self._held_limit_bytes = held_bytes
         self._executions_limit = executions
         self._executions: dict[bytes, _Execution] = {}
         self._waiting: dict[tuple[bytes, Channel], None] = {}  # cursors with a gap and no repair yet, in order
         self._repairs: dict[tuple[bytes, Channel], _Cursor] = {}
+        self._listed: dict[bytes, Mapping[Channel, int]] = {}  # heads for which a beacon is awaited (rule 8)
+        self._listed_at = 0.0
         self._joined = False
         self._floor = 0
         self.held_bytes = 0
@@ -158,15 +172,33 @@ class Splice:
         self._start_repairs(now, out)
         return out
 
-    def beacon(self, heads: Heads, now: float) -> list[Instruction]:
-        """What the broker has by now: a beacon, or the LISTING of a later joining. Shows what was dropped."""
+    def listed(self, heads: Heads, now: float, made_at: float) -> list[Instruction]:
+        """The LISTING of a later joining, made by the broker at `made_at` of its clock."""
+        if self._repairing:
+            return self._reached(heads, now)
+        for execution in heads:
+            self._execution(execution)
+        self._listed.update(heads)
+        self._listed_at = max(self._listed_at, made_at)
+        return []
+
+    def beacon(self, heads: Heads, now: float, made_at: float = math.inf) -> list[Instruction]:
+        """What the broker had at `made_at` of its clock. Shows what was dropped."""
+        out: list[Instruction] = []
+        if self._listed and made_at > self._listed_at:
+            out += self._reached(self._listed, now)
+            self._listed, self._listed_at = {}, 0.0
+        out += self._reached(heads, now)
+        self._forget(heads)
+        return out
+
+    def _reached(self, heads: Heads, now: float) -> list[Instruction]:
         out: list[Instruction] = []
         for execution, channels in heads.items():
             for channel, head in channels.items():
                 cursor = self._cursor(execution, channel)
                 cursor.head = max(cursor.head, head)
                 self._advance(cursor, out)
-        self._forget(heads)
         self._start_repairs(now, out)
         return out
 
@@ -267,19 +299,25 @@ class Splice:
             self.held_bytes += batch.cost_bytes
 
     def _advance(self, cursor: _Cursor, out: list[Instruction]) -> None:
-        """Deliver what is held and fits now; ask for what is missing before the rest."""
+        """Deliver what is held and fits now; ask for what is missing before the rest, or tell it."""
         if not self._joined:
             return
-        while cursor.held and cursor.held[0].position <= cursor.delivered + 1:
-            batch = cursor.held.pop(0)
-            self.held_bytes -= batch.cost_bytes
-            self._deliver(cursor, batch.header, batch.body, out)
+        self._deliver_held(cursor, out)
+        while not self._repairing and cursor.delivered < cursor.missing_last:
+            self._give_up(cursor, cursor.missing_last, SKIPPED, out)
+            self._deliver_held(cursor, out)
         key = (cursor.execution, cursor.channel)
         if cursor.delivered < cursor.missing_last:
             if cursor.repair is None:
                 self._waiting.setdefault(key)
         else:
             self._waiting.pop(key, None)
+
+    def _deliver_held(self, cursor: _Cursor, out: list[Instruction]) -> None:
+        while cursor.held and cursor.held[0].position <= cursor.delivered + 1:
+            batch = cursor.held.pop(0)
+            self.held_bytes -= batch.cost_bytes
+            self._deliver(cursor, batch.header, batch.body, out)
 
     def _deliver(self, cursor: _Cursor, header: Header, body: bytes, out: list[Instruction]) -> None:
         known = cursor.delivered + 1 - header.position

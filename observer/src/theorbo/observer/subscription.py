@@ -1,107 +1,60 @@
 """The observer's half of the conversation: joining, following, repairing, joining again. Pure.
 
-Messages and time in; out come messages to send, subscriptions to make, and what there is to see. The
-steps of joining (`docs/protocol.md`, section Live streams)::
+Messages and time in; out come messages to send, subscriptions to make, and what there is to see. `Joining` does
+the steps of joining, `History` what was before it, and `Splice` makes one stream of what follows.
 
-    FIRST_NONCE ── its answer: there is a connection ──> SECOND_NONCE ── its answer: all before it is active ──>
-    LISTING ── the views with their heads ──> FOLLOWING
-
-There are two nonces because libzmq, when it connects anew, makes the subscriptions in an order of its
-own; only what is subscribed on a standing connection comes after all the rest.
-
-While FOLLOWING the steps are done again when the broker welcomes us anew, when the live stream was
+While following, the steps of joining are done again when the broker welcomes us anew, when the live stream was
 connected anew, or when no beacon came for `SUSPECT_S`: what the beacon does not name any more by then must
 be seen in a LISTING. The splice makes sure that nothing is seen twice.
 """
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from theorbo.observer import history
 from theorbo.observer.filters import Filter
+from theorbo.observer.history import History
+from theorbo.observer.joining import NONCE, Joining, Listed, views_of
 from theorbo.observer.splice import Ask, Deliver, Gap, Splice
 from theorbo.observer.splice import Instruction as SpliceInstruction
 from theorbo.observer.states import has_ended
-from theorbo.schemas.errors import ProtocolError
-from theorbo.schemas.events import StateChanged
-from theorbo.schemas.frames import NO_EXECUTION, Command, ErrorCode, Header, Message, decode_json, encode_json
-from theorbo.schemas.limits import (
-    ANSWER_S,
-    LISTING_ROWS,
-    OBSERVED_EXECUTIONS,
-    REPAIR_CREDIT_BYTES,
-    SUSPECT_S,
-    VIEWS_AT_ONCE,
+from theorbo.observer.values import (
+    Batch,
+    Finished,
+    Missed,
+    Policy,
+    Snapshot,
+    Subscribe,
+    Unsubscribe,
+    View,
+    execution_of,
+    names_of,
 )
+from theorbo.schemas.errors import ProtocolError, Refused
+from theorbo.schemas.events import StateChanged
+from theorbo.schemas.frames import Command, ErrorCode, Header, Message, decode_json, encode_json
+from theorbo.schemas.limits import OBSERVED_EXECUTIONS, REPAIR_CREDIT_BYTES, SUSPECT_S, VIEWS_AT_ONCE
 from theorbo.schemas.names import Channel, parse_topic
 from theorbo.schemas.presentation import single_events
+from theorbo.schemas.reading import Reading
 
 BEACON = b"beacon/"
-NONCE = b"nonce/"
-
-View = Mapping[str, Any]
-"""Of an execution: as in LISTING, or only `execution`, `task`, `experiment` and `run`."""
-
-
-class Subscribe(NamedTuple):
-    """An instruction to the skin."""
-
-    topic: bytes
-
-
-class Unsubscribe(NamedTuple):
-    """An instruction to the skin."""
-
-    topic: bytes
-
-
-class Snapshot(NamedTuple):
-    """What there is at the moment of joining: everything after it follows as events."""
-
-    views: tuple[View, ...]
-    """Of the open executions that are wanted; of the one that was named also if it has ended."""
-    sequence: int
-    """The journal's last."""
-
-
-class Batch(NamedTuple):
-    """The next events of an execution, not filtered by kind."""
-
-    header: Header
-    view: View
-    body: bytes
-
-
-class Missed(NamedTuple):
-    """These positions (both included) of a channel could not be had from the journal; the rest goes on."""
-
-    view: View
-    channel: Channel
-    first: int
-    last: int
-    reason: str
-
-
-class Finished(NamedTuple):
-    """With `until_ended`: all wanted executions have ended, and everything of them was handed over."""
-
 
 Instruction = Message | Subscribe | Unsubscribe | Snapshot | Batch | Missed | Finished
 
 
-class _Step(enum.Enum):
-    FIRST_NONCE = 1
-    SECOND_NONCE = 2
-    LISTING = 3
-    FOLLOWING = 4
+class _Repair(NamedTuple):
+    ask: Ask
+    reading: Reading
 
 
 class Subscription:
     """One observer's wishes and what was fulfilled.
 
-    `random_text` gives texts that nobody else has, `new_request` numbers for the header's `request`.
+    `random_text` gives texts that nobody else has, `new_request` numbers for the header's `request`. `since` is Unix
+    time: what the journal has from then on comes before the snapshot.
     """
 
     def __init__(
@@ -111,28 +64,26 @@ class Subscription:
         new_request: Callable[[], int],
         *,
         until_ended: bool = False,
+        policy: Policy = "complete",
+        since: float | None = None,
     ) -> None:
         self._filter = wanted
-        self._random_text = random_text
         self._new_request = new_request
         self._until_ended = until_ended
-        self._step = _Step.FIRST_NONCE
-        self._step_at = 0.0
-        self._nonce = b""
+        self._policy = policy
+        self._joining = Joining(wanted, random_text, new_request)
+        self._history = None if since is None else History(since, wanted, new_request)
         self._broker: str | None = None
         self._subscribed = False
         self._reset()
 
     def _reset(self) -> None:
-        self._splice = Splice()
+        self._splice = Splice(repairs=self._policy == "complete")
         self._names: dict[bytes, View] = {}
         self._foreign: set[bytes] = set()  # not wanted, and named by the last beacon
-        self._asked: dict[int, Ask] = {}  # READs under way
-        self._processed: dict[int, int] = {}  # bytes of each that came and were not credited yet
+        self._repairs: dict[int, _Repair] = {}  # READs under way
         self._asked_views: dict[int, bytes] = {}  # LISTs of one execution under way
-        self._listing = 0  # request of the LIST of joining
-        self._listed: list[View] | None = None  # its first answer, while a second is awaited
-        self._sequence = 0
+        self._listed: Listed | None = None  # the snapshot, until what was before it is complete
         self._beacon_at = 0.0
         self._open: set[bytes] = set()
         self._ended: dict[bytes, Mapping[Channel, int] | None] = {}  # final, but not all of it is here
@@ -150,16 +101,15 @@ class Subscription:
         if not self._subscribed:
             self._subscribed = True
             out += [Subscribe(prefix) for prefix in [*self._filter.topics(), BEACON]]
-        self._asked.clear()
-        self._processed.clear()
+        self._repairs.clear()
         out += self._perform(self._splice.reconnected(now))
-        return out + self._begin(_Step.FIRST_NONCE, now)
+        return [*out, *self._joining.begin(now)]
 
     def published(self, message: Message, now: float) -> list[Instruction]:
         """A message of the live stream. What is malformed is passed over: its sequence shows as a gap."""
         topic, header, body = message
         if topic.startswith(NONCE):
-            return self._confirmed(topic, now)
+            return [*self._joining.confirmed(topic, now)]
         if topic == BEACON:
             return self._beacon(body, now)
         try:
@@ -175,97 +125,89 @@ class Subscription:
         return self._perform(self._splice.live(header, body, now))
 
     def answered(self, message: Message, now: float) -> list[Instruction]:
-        """A message of the conversation. Raises ProtocolError for a body that is not what it must be."""
+        """A message of the conversation.
+
+        Raises ProtocolError for a body that is not what it must be, Refused if the past cannot be read.
+        """
         command, header, body = message
         if command == Command.WELCOME:
             return self.join(str(decode_json(body).get("broker")), now)
-        if command == Command.EVENTS and header.channel:
-            if header.execution not in self._names:
-                return []  # of a READ before everything started again
-            return self._credit(header, len(body)) + self._perform(self._splice.repaired(header, body, now))
-        if command == Command.END and (ask := self._asked.pop(header.request, None)):
-            self._processed.pop(header.request, None)
-            return self._perform(self._splice.repair_ended(ask.execution, ask.channel, now))
         if command == Command.LISTING:
             return self._views(header, decode_json(body), now)
         if command == Command.REFUSED:
             return self._refused(header, decode_json(body), now)
+        if self._history and header.request == self._history.request:
+            if command == Command.EVENTS and header.channel:
+                return self._past(self._history.events(header, body, now), now)
+            return self._past(self._history.end(), now) if command == Command.END else []
+        if command == Command.EVENTS and header.channel and header.execution in self._names:
+            # else it is of a READ before everything started again
+            repair = self._repairs.get(header.request)
+            credit = repair.reading.took(header, len(body)) if repair else []
+            return [*credit, *self._perform(self._splice.repaired(header, body, now))]
+        if command == Command.END and (repair := self._repairs.pop(header.request, None)):
+            return self._perform(self._splice.repair_ended(repair.ask.execution, repair.ask.channel, now))
         return []
 
     def tick(self, now: float) -> list[Instruction]:
         """To be called about every second."""
         out = self._perform(self._splice.tick(now))
-        if self._step is not _Step.FOLLOWING and now - self._step_at > ANSWER_S:
-            out += self._begin(_Step.FIRST_NONCE, now)
-        return out
+        if self._history and self._listed:
+            out += self._past(self._history.tick(now), now)
+        return [*out, *self._joining.tick(now)]
 
     # --- joining -----------------------------------------------------------------------------------
 
-    def _begin(self, step: _Step, now: float) -> list[Instruction]:
-        self._step, self._step_at = step, now
+    def _views(self, header: Header, fields: Mapping[str, Any], now: float) -> list[Instruction]:
+        if self._joining.awaits(header):
+            found = self._joining.listing(header, fields, now)
+            return self._joined(found, now) if isinstance(found, Listed) else [*found]
+        views = views_of(fields)
+        execution = self._asked_views.pop(header.request, None)
+        return [] if execution is None else self._view_of(execution, views, header.time, now)
+
+    def _joined(self, it: Listed, now: float) -> list[Instruction]:
+        self._beacon_at = now
+        views = {execution_of(view): view for view in it.views if self._filter.admits(view)}
+        heads = {execution: self._heads_of(view) for execution, view in views.items()}
+        for execution, view in views.items():
+            self._meet(execution, names_of(view))
+        if self._splice.joined:
+            for execution in {execution for execution in self._open if has_ended(views.get(execution, {}))}:
+                self._ended[execution] = heads[execution]
+            return self._perform(self._splice.listed(heads, now, it.made_at))
+        self._listed = it._replace(views=list(views.values()))
+        if self._history is None or self._history.complete:
+            return self._begin_live(now)
+        names = {execution: self._names[execution] for execution in views}
+        return self._past(self._history.begin(names, heads, it.sequence, it.through, now), now)
+
+    def _past(self, instructions: list[history.Instruction], now: float) -> list[Instruction]:
         out: list[Instruction] = []
-        if self._nonce:
-            out.append(Unsubscribe(self._nonce))
-            self._nonce = b""
-        if step in (_Step.FIRST_NONCE, _Step.SECOND_NONCE):
-            self._nonce = NONCE + self._random_text().encode()
-            out.append(Subscribe(self._nonce))
-        elif step is _Step.LISTING:
-            self._listed = None
-            out.append(self._list(everything=True))
+        for instruction in instructions:
+            match instruction:
+                case history.AskView(execution):
+                    out.append(self._ask_view(execution))
+                case history.Complete():
+                    out += self._begin_live(now)
+                case Message() | Batch() | Missed():
+                    out.append(instruction)
         return out
 
-    def _confirmed(self, topic: bytes, now: float) -> list[Instruction]:
-        if topic != self._nonce:
+    def _begin_live(self, now: float) -> list[Instruction]:
+        """The snapshot, and what has come since."""
+        it, self._listed = self._listed, None
+        if it is None:
             return []
-        return self._begin(_Step.SECOND_NONCE if self._step is _Step.FIRST_NONCE else _Step.LISTING, now)
-
-    def _list(self, *, everything: bool) -> Message:
-        wanted = self._filter
-        names = {"experiment": wanted.experiment, "run": wanted.run, "task": wanted.task}
-        fields = {name: value for name, value in names.items() if value is not None}
-        body = encode_json(all=everything, limit=LISTING_ROWS, **fields)
-        self._listing = self._new_request()
-        header = Header(request=self._listing, execution=wanted.execution or NO_EXECUTION)
-        return Message(Command.LIST, header, body)
-
-    def _views(self, header: Header, fields: Mapping[str, Any], now: float) -> list[Instruction]:
-        views = fields.get("executions")
-        if not isinstance(views, list) or not all(isinstance(view, dict) for view in views):
-            raise ProtocolError(ErrorCode.MALFORMED, "LISTING without a list of executions")
-        if (execution := self._asked_views.pop(header.request, None)) is not None:
-            return self._view_of(execution, views, now)
-        if header.request != self._listing or self._step is not _Step.LISTING:
-            return []
-        if self._listed is None:
-            self._sequence = header.sequence
-            if len(views) >= LISTING_ROWS or fields.get(
-                "more"
-            ):  # then open ones may be missing behind newer ones that have ended
-                self._listed = views
-                return [self._list(everything=False)]
-            self._listed = []
-        known = {view.get("execution") for view in self._listed}
-        return self._listed_all([*self._listed, *(view for view in views if view.get("execution") not in known)], now)
-
-    def _listed_all(self, views: list[View], now: float) -> list[Instruction]:
-        self._listed = None
-        out = self._begin(_Step.FOLLOWING, now)
-        self._beacon_at = now
-        listed = {_execution_of(view): view for view in views if self._filter.admits(view)}
-        heads = {execution: self._heads_of(view) for execution, view in listed.items()}
-        ended = {execution for execution, view in listed.items() if has_ended(view)}
-        for execution, view in listed.items():
-            self._meet(execution, _names_of(view))
-        if self._splice.joined:
-            for execution in ended & self._open:
-                self._ended[execution] = heads[execution]
-            return out + self._perform(self._splice.beacon(heads, now))
+        views = {execution_of(view): view for view in it.views}
+        ended = {execution for execution, view in views.items() if has_ended(view)}
         self._open -= ended
         named = self._filter.execution is not None
-        shown = tuple(view for execution, view in listed.items() if named or execution not in ended)
-        out.append(Snapshot(shown, self._sequence))
-        out += self._perform(self._splice.snapshot(heads, self._sequence, now))
+        shown = tuple(view for execution, view in views.items() if named or execution not in ended)
+        heads = {execution: self._heads_of(view) for execution, view in views.items()}
+        over = tuple(view for execution, view in views.items() if not named and execution in ended)
+        out: list[Instruction] = [Snapshot(shown, it.sequence, over)]
+        out += self._perform(self._splice.snapshot(heads, it.sequence, now))
         if self._until_ended and self._filter.execution in ended:
             out.append(Finished())
         return out
@@ -282,14 +224,15 @@ class Subscription:
         try:
             fields = decode_json(body)
             named = fields.get("heads")
-            channels_of = {_execution_of({"execution": key}): value for key, value in named.items()} if named else {}
-        except (ProtocolError, AttributeError):
+            channels_of = {execution_of({"execution": key}): value for key, value in named.items()} if named else {}
+            made_at = float(fields.get("time", 0.0))
+        except (ProtocolError, AttributeError, TypeError, ValueError, OverflowError):
             return []  # the next one comes in a second
         if fields.get("broker") != self._broker or not self._splice.joined:
             return []
         out: list[Instruction] = []
-        if self._step is _Step.FOLLOWING and now - self._beacon_at > SUSPECT_S:
-            out += self._begin(_Step.FIRST_NONCE, now)
+        if self._joining.following and now - self._beacon_at > SUSPECT_S:
+            out += self._joining.begin(now)
         self._beacon_at = now
         heads: dict[bytes, Mapping[Channel, int]] = {}
         unknown: list[bytes] = []
@@ -305,7 +248,7 @@ class Subscription:
         for execution, known in list(self._ended.items()):
             if known is None and execution not in under_way:
                 out.append(self._ask_view(execution))
-        out += self._perform(self._splice.beacon(heads, now))
+        out += self._perform(self._splice.beacon(heads, now, made_at))
         if len(self._names) > 2 * OBSERVED_EXECUTIONS:
             self._names = {key: view for key, view in self._names.items() if self._splice.knows(key)}
         return out
@@ -315,16 +258,18 @@ class Subscription:
         self._asked_views[request] = execution
         return Message(Command.LIST, Header(request=request, execution=execution), encode_json(all=True, limit=1))
 
-    def _view_of(self, execution: bytes, views: list[View], now: float) -> list[Instruction]:
-        view = next((view for view in views if _execution_of(view) == execution), None)
-        if view is None or not self._filter.admits(view):
+    def _view_of(self, execution: bytes, views: list[View], made_at: float, now: float) -> list[Instruction]:
+        view = next((view for view in views if execution_of(view) == execution and self._filter.admits(view)), None)
+        if self._history and self._listed:
+            return self._past(self._history.named(execution, names_of(view) if view else None, now), now)
+        if view is None:
             self._foreign.add(execution)
             return []
-        self._meet(execution, _names_of(view))
+        self._meet(execution, names_of(view))
         heads = self._heads_of(view)
         if execution in self._ended:
             self._ended[execution] = heads
-        return self._perform(self._splice.beacon({execution: heads}, now))
+        return self._perform(self._splice.listed({execution: heads}, now, made_at))
 
     def _heads_of(self, view: View) -> Mapping[Channel, int]:
         heads = view.get("heads")
@@ -334,17 +279,27 @@ class Subscription:
         return {channel: head for channel, head in found.items() if isinstance(head, int)}
 
     def _refused(self, header: Header, fields: Mapping[str, Any], now: float) -> list[Instruction]:
-        if header.request in self._asked_views:
-            self._foreign.add(self._asked_views.pop(header.request))
-            return []
-        if header.request == self._listing and fields.get("code") == ErrorCode.UNKNOWN_EXECUTION:
+        code, words = str(fields.get("code")), str(fields.get("message"))
+        if self._joining.awaits(header) and code == ErrorCode.UNKNOWN_EXECUTION:
             return self._views(header, {"executions": []}, now)
-        ask = self._asked.get(header.request)
-        if ask is None or fields.get("code") == ErrorCode.JOURNAL:
-            return []  # a journal that cannot be read now is asked again when there was no answer for a while
-        del self._asked[header.request]
-        self._processed.pop(header.request, None)
-        return self._perform(self._splice.repair_refused(ask.execution, ask.channel, str(fields.get("message")), now))
+        if code in (
+            ErrorCode.JOURNAL,
+            ErrorCode.BUSY,
+        ):  # not now: it is asked again when there was no answer for a while
+            self._asked_views.pop(header.request, None)
+            if self._history and header.request == self._history.request:
+                self._history.put_off(now)
+            return []
+        if header.request in self._asked_views:
+            return self._view_of(self._asked_views.pop(header.request), [], header.time, now)
+        if self._history and header.request == self._history.request:
+            if code == ErrorCode.UNKNOWN_EXECUTION:
+                return self._past(self._history.end(), now)
+            raise Refused(code, words)
+        repair = self._repairs.pop(header.request, None)
+        if repair is None:
+            return []
+        return self._perform(self._splice.repair_refused(repair.ask.execution, repair.ask.channel, words, now))
 
     def _perform(self, instructions: list[SpliceInstruction]) -> list[Instruction]:
         out: list[Instruction] = []
@@ -356,29 +311,16 @@ class Subscription:
                         self._ended[header.execution] = None
                         out.append(self._ask_view(header.execution))
                 case Ask(execution, channel, first, last):
-                    for old in [key for key, ask in self._asked.items() if ask[:2] == (execution, channel)]:
-                        del self._asked[old]
-                        self._processed.pop(old, None)
-                        out.append(Message(Command.CLOSE, Header(request=old, execution=execution)))
-                    request = self._new_request()
-                    self._asked[request] = instruction
-                    wish = encode_json(channel=channel.text, first=first, last=last, credit=REPAIR_CREDIT_BYTES)
-                    out.append(Message(Command.READ, Header(request=request, execution=execution), wish))
+                    for old in [key for key, repair in self._repairs.items() if repair.ask[:2] == instruction[:2]]:
+                        out.append(self._repairs.pop(old).reading.close())
+                    wish = {"channel": channel.text, "first": first, "last": last}
+                    reading = Reading(self._new_request, REPAIR_CREDIT_BYTES, execution, **wish)
+                    out.append(reading.begin())
+                    self._repairs[reading.request] = _Repair(instruction, reading)
                 case Gap(execution, channel, first, last, reason):
                     if channel in self._filter.channels:
                         out.append(Missed(self._names[execution], channel, first, last, reason))
         return out + self._finished()
-
-    def _credit(self, header: Header, size_bytes: int) -> list[Instruction]:
-        """CREDIT for what came of a READ, once it is half of what was granted: fewer and larger reads."""
-        if header.request not in self._asked:
-            return []
-        processed = self._processed.get(header.request, 0) + size_bytes
-        if processed < REPAIR_CREDIT_BYTES // 2:
-            self._processed[header.request] = processed
-            return []
-        self._processed[header.request] = 0
-        return [Message(Command.CREDIT, Header(request=header.request, count=processed, sequence=header.sequence))]
 
     # --- the end -----------------------------------------------------------------------------------
 
@@ -390,20 +332,6 @@ class Subscription:
             del self._ended[execution]
             self._open.discard(execution)
         return [Finished()] if complete and not self._open else []
-
-
-def _execution_of(view: View) -> bytes:
-    try:
-        value = bytes.fromhex(str(view.get("execution")))
-    except ValueError:
-        value = b""
-    if len(value) != len(NO_EXECUTION):
-        raise ProtocolError(ErrorCode.MALFORMED, f"{view.get('execution')!r} is no execution")
-    return value
-
-
-def _names_of(view: View) -> View:
-    return {name: str(view.get(name) or "") for name in ("execution", "task", "experiment", "run")}
 
 
 def _tells_end(header: Header, body: bytes) -> bool:

@@ -3,63 +3,82 @@
 from __future__ import annotations
 
 import argparse
-import difflib
+import signal
 import sys
 import time
-from collections.abc import Mapping
-from typing import Any
+from types import FrameType
 
-from rich.console import Console
-from rich.text import Text
-
-from theorbo.observer.choose import SHORT_DIGITS, chosen
-from theorbo.observer.client import BrokerAway, BrokerBack, Item, Missed, Observation, Snapshot, Watcher
 from theorbo.observer.filters import Filter
-from theorbo.observer.states import has_ended, present_state
+from theorbo.observer.showing import Lines, Objects, doubt_of
+from theorbo.observer.states import has_ended
+from theorbo.observer.tally import Tally
+from theorbo.observer.values import BrokerAway, BrokerBack, Item, Missed, Observation, Policy, Snapshot
+from theorbo.observer.watcher import Watcher
+from theorbo.schemas.choosing import View, chosen
 from theorbo.schemas.errors import ExitStatus
 from theorbo.schemas.link import open_link
-from theorbo.schemas.names import KIND_CHANNELS, OUTPUT_KIND
-from theorbo.schemas.presentation import as_line, as_object, json_line, line_of, style_of, visible, worth_a_line
+from theorbo.schemas.points_in_time import point_in_time
 
 _EPILOG = """\
 The first lines are the present state: one for each execution that is open (with --json: objects of kind
 "snapshot", with the fields of theorbo ps --json). Every later line is one event; each comes once, in the
 order of its channel, whatever was dropped or restarted in between. What could not be had any more is told
-(with --json: kind "missed"). Of an --execution that has ended already its state is shown, and that is all.
+(with --json: kind "missed"). Of an --execution that has ended already its state is shown, and that is all;
+theorbo replay shows its events.
+
+With --since the events of the past come first, from the broker's journal, then the present state, then what
+happens. TIME is like 2026-11-22T14:30 (local, or with a zone: 2026-11-22T14:30+01:00), a duration like 30s,
+10m, 2h or 3d.
+
+With --latest nothing is read from the journal once it is live: what this reader is too slow for is left out and
+told, and what is shown stays close to now.
+
+With --verify everything that arrives is counted, also what is not shown. At the end (--until-ended, Ctrl-C or
+SIGTERM) there is a table (with --json: one last object of kind "verification"): of each stream the first and
+last number, events, gaps, and how many of these are told by a loss event, duplicates, and what the stream
+itself reported. The exit status is then the verdict: 0, or 1 if something is missing or came twice and no
+loss event tells it (with --latest: and it was not told as missed either).
 
 examples:
   theorbo tail                                   everything
   theorbo tail --experiment mfx1 --run 12        one run of one experiment
   theorbo tail --kind result --json | jq .       results only, for a script
-  theorbo tail --execution 3f2a91bc --until-ended
+  theorbo tail --since 2h --kind task_failed     what has failed lately, and what will
+  theorbo tail --execution 3f2a91bc --until-ended --verify
 """
 
 
 def main(argv: list[str]) -> int:
     """Run the command. Raises TheorboError for what its user can mend."""
     options = _parser().parse_args(argv)
-    execution = options.execution
-    if execution is not None:
-        link = open_link(options.broker)
-        try:
-            execution = str(chosen(link, execution)["execution"])
-        finally:
-            link.close()
-    for kind in options.kind or ():
-        _warn_of_unknown(kind)
+    since = None if options.since is None else point_in_time(options.since, time.time())
+    view = _chosen(options.broker, options.execution) if options.execution is not None else None
+    for doubt in filter(None, map(doubt_of, options.kind or ())):
+        _say(doubt)
+    execution = None if view is None else str(view["execution"])
     wanted = Filter.of(options.experiment, options.run, options.task, execution, options.kind)
-    show = _Json() if options.json else _Lines(everything=bool(options.kind), single=execution is not None)
-    with Watcher(options.broker, wanted, until_ended=options.until_ended) as watcher:
-        while not watcher.finished:
+    show = Objects() if options.json else Lines(everything=bool(options.kind), single=execution is not None)
+    tally = Tally(wanted.followed, skips=options.latest) if options.verify else None
+    over = view is not None and has_ended(view)
+    policy: Policy = "latest" if options.latest else "complete"
+    end = _End() if tally else None
+    with Watcher(
+        options.broker, wanted, until_ended=options.until_ended or over, policy=policy, since=since, tally=tally
+    ) as watcher:
+        while not watcher.finished and not (end and end.wanted):
             for item in watcher.collect():
-                if isinstance(item, Snapshot) and execution is not None and any(map(has_ended, item.views)):
-                    _show_ended(item.views, show)
-                    return ExitStatus.COMPLETED
-                _show(item, show)
+                _show(item, show, live=not over)
             sys.stdout.flush()
-            if not watcher.finished:
+            if not watcher.finished and not (end and end.wanted):
                 watcher.wait()
-    return ExitStatus.COMPLETED
+    if over and execution:
+        past = "" if since is not None else f"theorbo replay {execution} shows its events, "
+        _say(f"it has ended; {past}theorbo result {execution} its results")
+    if tally is None:
+        return ExitStatus.COMPLETED
+    verification = tally.verification(complete=watcher.finished)
+    show.verification(verification)
+    return ExitStatus.FAILED if verification.problems else ExitStatus.COMPLETED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--task", metavar="T", help="only of this Task")
     parser.add_argument("--execution", metavar="ID", help="only of this execution; a few digits of its id will do")
     parser.add_argument("--kind", metavar="K", action="append", help="only events of this kind; may be given again")
+    parser.add_argument("--since", metavar="TIME", help="first what happened since then: a time, or 10m, 2h, 3d")
+    parser.add_argument("--latest", action="store_true", help="leave out what comes too fast, and tell how much")
+    parser.add_argument("--verify", action="store_true", help="at the end prove that nothing is missing or double")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument(
         "--until-ended", action="store_true",
@@ -83,33 +105,41 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _warn_of_unknown(kind: str) -> None:
-    known = [*KIND_CHANNELS, OUTPUT_KIND, "invalid"]
-    if kind not in known:
-        near = difflib.get_close_matches(kind, known, n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
-        _say(f"no event of kind {visible(kind)!r} is known here; {hint}")
+class _End:
+    """Whether somebody wants it to end. The second time it ends at once, as without --verify."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._take)
+
+    def _take(self, _number: int, _frame: FrameType | None) -> None:
+        self.wanted = True  # the watcher waits for a second at most
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _chosen(broker: str | None, execution: str) -> View:
+    link = open_link(broker)
+    try:
+        return chosen(link, execution)
+    finally:
+        link.close()
 
 
 def _say(text: str) -> None:
     print(f"theorbo tail: {text}", file=sys.stderr, flush=True)
 
 
-def _show_ended(views: tuple[Mapping[str, Any], ...], show: _Json | _Lines) -> None:
-    """Of an execution that was named and has ended nothing will follow."""
-    for view in views:
-        show.view(view)
-        _say(f"it has ended; theorbo result {view['execution']} shows its results")
-
-
-def _show(item: Item, show: _Json | _Lines) -> None:
+def _show(item: Item, show: Objects | Lines, *, live: bool) -> None:
     match item:
         case Snapshot(views):
             for view in views:
                 show.view(view)
             sys.stdout.flush()
-            there_is = f"{len(views)} execution{'s' * (len(views) != 1)}" if views else "nothing is running now"
-            _say(f"{there_is}; what follows is live")
+            if live:
+                there_is = f"{len(views)} execution{'s' * (len(views) != 1)}" if views else "nothing is running now"
+                _say(f"{there_is}; what follows is live")
         case Observation():
             show.event(item)
         case Missed():
@@ -118,57 +148,3 @@ def _show(item: Item, show: _Json | _Lines) -> None:
             _say(f"{text}; waiting for it")
         case BrokerBack():
             _say("the broker is back")
-
-
-class _Json:
-    """One object a line."""
-
-    def view(self, view: Mapping[str, Any]) -> None:
-        self._print({**_place(view), "kind": "snapshot", "time": time.time(), **view})
-
-    def event(self, item: Observation) -> None:
-        self._print(as_object(item.header, item.view, item.event))
-
-    def missed(self, item: Missed) -> None:
-        place = {**_place(item.view), "channel": item.channel.text, "position": item.first}
-        said = {"last": item.last, "reason": item.reason}
-        self._print({**place, "kind": "missed", "time": time.time(), **said})
-
-    def _print(self, fields: Mapping[str, Any]) -> None:
-        sys.stdout.write(json_line(fields) + "\n")
-
-
-def _place(view: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that every object has, of what is no event."""
-    names = {name: view.get(name, "") for name in ("execution", "task", "experiment", "run")}
-    return {**names, "source": "", "rank": None, "channel": "", "number": 0, "position": 0}
-
-
-class _Lines:
-    """Lines for people; coloured on a terminal."""
-
-    def __init__(self, *, everything: bool, single: bool) -> None:
-        self._everything = everything
-        self._with_task = not single
-        self._console = Console(highlight=False, soft_wrap=True) if sys.stdout.isatty() else None
-
-    def view(self, view: Mapping[str, Any]) -> None:
-        self._print(line_of(time.time(), _who(view), present_state(view)), "bold")
-
-    def event(self, item: Observation) -> None:
-        if self._everything or worth_a_line(item.event):
-            self._print(as_line(item.header, item.view, item.event, with_task=self._with_task), style_of(item.event))
-
-    def missed(self, item: Missed) -> None:
-        text = f"{item.last - item.first + 1} events on {item.channel.text} cannot be shown: {item.reason}"
-        self._print(line_of(time.time(), _who(item.view), text), "red")
-
-    def _print(self, line: str, style: str) -> None:
-        if self._console:
-            self._console.print(Text(line, style))
-        else:
-            sys.stdout.write(line + "\n")
-
-
-def _who(view: Mapping[str, Any]) -> str:
-    return f"{visible(str(view.get('task') or '?'))} {str(view.get('execution'))[-SHORT_DIGITS:]}"

@@ -24,13 +24,17 @@ GROUP = "theorbo.commands"
 
 COMMANDS = {
     "run": ("theorbo-executor", "run a Task and follow it to its end"),
+    "attach": ("theorbo-executor", "take up a Task whose Executor has died or let go"),
     "tail": ("theorbo-observer", "follow what happens, live"),
     "ps": ("theorbo-observer", "list executions and their states"),
     "result": ("theorbo-observer", "show or save the results of an execution"),
+    "replay": ("theorbo-observer", "show the events of an execution once more"),
     "broker": ("theorbo-broker", "run the broker in the middle"),
+    "journal": ("theorbo-broker", "check, export, compact or recover a broker's journal"),
     "launch": ("theorbo-task-runtime", "start agents and ranks on this node (called by run)"),
     "agent": ("theorbo-task-runtime[agent]", "deliver a node's spool to the broker (called by launch)"),
     "emit": ("theorbo-task-runtime", "report from a shell script"),
+    "schema": ("theorbo-schemas[models]", "print the JSON Schema of the lines that --json shows"),
 }
 """What there is, in which distribution, and what for; shown also for what is not installed here."""
 

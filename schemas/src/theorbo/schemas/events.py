@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from theorbo.schemas.limits import COUNT, RANKS
+from theorbo.schemas.limits import COUNT, GRACE_S, RANKS
 from theorbo.schemas.names import OUTPUT_KIND
 
 
@@ -80,6 +80,8 @@ class ExecutionSubmitted(EventBase):
     """`commit`, `branch` and `dirty` of the Task's source, where it lies in a repository."""
     work_dir: str = ""
     time_limit_s: float | None = None
+    grace_s: float = GRACE_S
+    """Between SIGTERM and SIGKILL, when somebody asks for an end."""
     launcher: str = "local"
     incarnation: str = ""
     """Of the Executor's process, whose epoch is 1 (see `names.Speaker`)."""
@@ -125,6 +127,8 @@ class LauncherStarted(EventBase):
     kind: Literal["launcher_started"] = "launcher_started"
     host: str
     agents: int = Field(ge=1, le=RANKS)
+    start_ticks: int = 0
+    """Of the process of `theorbo launch`, whose `pid` this is: field 22 of /proc/PID/stat."""
     command: list[str] = []
     """The launcher's command: mpiexec and its options; empty where ranks are started directly."""
 

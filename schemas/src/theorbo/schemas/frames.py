@@ -62,6 +62,7 @@ class ErrorCode:
     NOT_ALLOWED = "not_allowed"
     JOURNAL = "journal"
     FENCED = "fenced"
+    BUSY = "busy"
 
 
 class Flag:

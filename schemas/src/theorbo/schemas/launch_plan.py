@@ -12,7 +12,7 @@ from typing import Dict, List, NamedTuple, Optional  # noqa: UP035 - Python 3.9 
 
 from theorbo.schemas.connection import write_whole
 from theorbo.schemas.errors import UsageError
-from theorbo.schemas.limits import GRACE_S
+from theorbo.schemas.limits import GRACE_S, SPOOL_BYTES
 
 
 class LaunchPlan(NamedTuple):
@@ -33,6 +33,8 @@ class LaunchPlan(NamedTuple):
     spool_root: Optional[str] = None  # noqa: UP045
     grace_s: float = GRACE_S
     keep_spool: bool = False
+    spool_bytes: int = SPOOL_BYTES
+    """Bound of what is not delivered yet."""
 
     def save(self, path: Path) -> None:
         """Write the plan. Raises Unavailable."""

@@ -1,6 +1,7 @@
 """Every bound in one place: name, unit, reason, and what happens when it is reached.
 
-Sizes are bytes, durations seconds. Nothing else in the code keeps a number of this kind.
+Sizes are bytes, durations seconds. Nothing else in the code keeps a number of this kind. `docs/limits.md` is made from
+this file: the sections are its headings, what stands below a name is what people read there.
 """
 
 KIB = 1024
@@ -20,7 +21,8 @@ ATTACHMENT_BYTES = 64 * MIB
 names `Path` (a reference to a file on a shared file system) as the way out."""
 
 NAME_CHARACTERS = 200
-"""What is kept of a name, unit or short text in a report: enough for people, and a record stays small."""
+"""What is kept of a name, unit or short text in a report, and of a host's name in HELLO: enough for people, and a
+record stays small. The rest is cut."""
 
 BEGINNING_CHARACTERS = 4096
 """What a record shows of a text that is too long for it; the rest is in an attachment, or cut."""
@@ -29,7 +31,8 @@ NESTING = 64
 """A JSON value nested deeper is sent as an attachment: decoders refuse records that are deeply nested."""
 
 PARTS = 100
-"""Most parts of one payload, so that their descriptions fit into a record."""
+"""Most parts of one payload, so that their descriptions fit into a record. With more the report is refused in the
+Task, which is told so."""
 
 HASHED_FILE_BYTES = 1 * GIB
 """A file given by reference is read for its digest up to this size, a matter of seconds; a larger one has none."""
@@ -39,23 +42,28 @@ LINE_BYTES = 16 * KIB
 becomes up to six in JSON; the record must not get too large.)"""
 
 RANKS = 1_000_000
-"""Most ranks of an execution, and agents. The broker goes through them one by one."""
+"""Most ranks of an execution, and agents. The broker goes through them one by one. A submission of more is refused
+as malformed."""
 
 CONSERVED_STREAMS = 1000
 """Streams in one conservation record; more have several, for a record must stay below `RECORD_BYTES`."""
 
 COUNT = 2**53
-"""Largest count in an event: beyond it JSON's readers disagree, and sums get too long to be written down."""
+"""Largest count in an event: beyond it JSON's readers disagree, and sums get too long to be written down. An event with
+a larger one is invalid: kept, and without effect."""
 
 # --- wire ----------------------------------------------------------------------------------
 BATCH_BYTES = 256 * KIB
-"""Target body of one message: large enough to amortise a message, small enough not to block."""
+"""Target body of one message: large enough to amortise a message, small enough not to block. What goes beyond it
+goes into the next message."""
 
 BATCH_EVENTS = 2000
-"""Most events in one message, so that a reader's work on one message stays bounded."""
+"""Most events in one message, so that a reader's work on one message stays bounded. A sender begins another message;
+a PUT with more is refused (`too_large`)."""
 
 CHUNK_BYTES = 256 * KIB
-"""Attachments travel in chunks of this size, so that control passes between them."""
+"""Attachments travel in chunks of this size, so that control passes between them. A larger one is refused
+(`malformed`)."""
 
 MESSAGE_BYTES = 2 * MIB
 """ZMQ_MAXMSGSIZE of every socket: libzmq closes a connection that sends a larger frame."""
@@ -65,15 +73,21 @@ WINDOW_BYTES = 8 * MIB
 """What an agent or Executor may have sent and not yet acknowledged. The rest waits in its spool."""
 
 CREDIT_BYTES = 4 * MIB
-"""What a reader of a cursor may have been sent and not yet confirmed."""
+"""What a reader of a cursor may have been sent and not yet confirmed: a few messages, so that it never waits for the
+broker. Beyond it the cursor waits for CREDIT, and reads on from the journal."""
 
 PENDING_JOURNAL_BYTES = 256 * MIB
 """What the broker holds for the journal. Beyond it batches are dropped unacknowledged (the sender
 keeps them and sends them again)."""
 
 SEND_QUEUE_MESSAGES = 10_000
-"""High-water mark of the broker's sockets, per peer. A full ROUTER queue means a peer that stopped
-reading: what is sent by acknowledgement, cursor or request can be asked for again."""
+"""High-water mark of a client's socket, and of what comes in at the broker's. What does not fit waits in its
+spool, or is asked again."""
+
+PEER_QUEUE_MESSAGES = 1_000
+"""High-water mark of the broker's ROUTER, per peer, as libzmq counts: messages. Honest peers stay far below it by
+credit and windows. Full means a peer that does not read: events are given again from the journal,
+acknowledgements and control are repeated each second, answers can be asked for again."""
 
 PUBLISH_QUEUE_MESSAGES = 1_000
 """High-water mark of the publishing socket, per subscriber. A slow subscriber loses live messages and
@@ -85,10 +99,15 @@ SPOOL_BYTES = 1 * GIB
 counted; signals and results still have `SPOOL_RESERVE_BYTES`."""
 
 SPOOL_RESERVE_BYTES = 256 * MIB
-"""Room above `SPOOL_BYTES` for signals and results only."""
+"""Room above `SPOOL_BYTES` for signals and results only; a quarter of the bound where the launch sets a smaller
+one."""
+
+DISK_RESERVE_BYTES = 64 * MIB
+"""When the spool's file system has less room than this (or than a quarter of its size, on a small one), log and
+metrics are dropped and counted as if the spool had reached its bound: signals and results shall still get there."""
 
 READ_BYTES = 256 * KIB
-"""What is read from one spool file in one go, so that files take turns."""
+"""What is read from one spool file in one go, so that files take turns. The rest is read in the next turn."""
 
 OUTPUT_READ_BYTES = 32 * KIB
 """The same for a program's output: an empty line of one byte becomes a record of 60."""
@@ -97,10 +116,24 @@ READ_ROOM_BYTES = 2 * MIB
 """Nothing is read from the spool with less room than this in the window: what one reading can become."""
 
 PUNCH_BYTES = 1 * MIB
-"""Acknowledged ranges of a spool file are given back to the file system in multiples of this."""
+"""Acknowledged ranges of a spool file are given back to the file system in multiples of this: each costs a call.
+What is less waits, and counts as held."""
+
+PRESSURE_S = 0.05
+"""How often an agent that is at work looks whether a bound is reached. A rank that logs as fast as it can writes
+about 2 MB in this time."""
+
+TAIL_BYTES = 64
+"""What an agent compares before it reads on: the last bytes it has read, to see whether a program has truncated its
+output and written as much again. They are not given back to the file system."""
+
+CHECKPOINT_BYTES = 64 * KIB
+"""Room of each of the two halves of an agent's checkpoint, allocated in advance: about 400 files. More are given more
+room, if the disk has it; else the checkpoint stays as it is, and a second agent reads more again."""
 
 OWN_RECORDS_BYTES = 64 * KIB
-"""Allocated in advance for what an agent itself reports, so that a full disk does not silence it."""
+"""Allocated in advance for what an agent itself reports, so that a full disk does not silence it. More is written
+where there is room, and waits for it where there is none (`REPORTS_HELD`)."""
 
 # --- agent and launch ------------------------------------------------------------------------
 LOOK_S = 1.0
@@ -114,7 +147,24 @@ BUSY_NAP_S = 0.002
 under load it sends few large messages. One event at a time never waits."""
 
 BUSY_EVENTS = 8
-"""See `BUSY_NAP_S`."""
+"""From this many events in one message on, `BUSY_NAP_S` applies: fewer are no load, and go at once."""
+
+DAMAGES_TOLD = 20
+"""Damaged records in one reading of a spool file that are told one by one; more are told as one loss that counts
+them."""
+
+REPORTS_HELD = 1000
+"""Reports of an agent that wait for room on the disk. Of further losses only the number is kept, and told as one."""
+
+UNDELIVERED_S = 24 * 3600.0
+"""An agent whose launch has died, and whose ranks have ended, ends when the broker has taken nothing for this long.
+The spool stays, and it says how to deliver it."""
+
+ATTACHMENT_PART_S = 3600.0
+"""The file of an attachment that nobody has finished writing is removed when it is this old: its writer has died."""
+
+AGENT_PAUSE_S = 0.2
+"""Before an agent that died is started again; twice as long after each further death."""
 
 AGENT_RESTARTS = 5
 """So often in succession an agent that dies is started again; then its spool stays as it is."""
@@ -130,34 +180,41 @@ SIBLINGS_S = 40.0
 srun -K Slurm's KillWait, which is 30 s by default. Then the launcher and all ranks are ended."""
 
 LAUNCHER_END_S = 10.0
-"""When all ranks have gone, or are being killed, their launcher has this long to end by itself."""
+"""When all ranks have gone, or are being killed, their launcher has this long to end by itself; mpiexec tidies up.
+Then it gets SIGKILL."""
 
 LEAVE_S = 0.5
 """Processes that are left in a rank's process group after its end have this long to go by themselves
 (helpers of Python's multiprocessing do). Then they get SIGTERM."""
 
 LEFTOVER_S = 2.0
-"""What is left in a rank's process group this long after SIGTERM gets SIGKILL."""
+"""What is left in a rank's process group this long after SIGTERM gets SIGKILL: the rank has ended, and nobody waits
+for its helpers."""
 
 LAUNCHER_STDERR_BYTES = 8 * KIB
-"""What is kept of the end of the launcher's own output, for its end record."""
+"""What is kept of the end of the launcher's own output, for its end record: the last lines say why. What was before is
+dropped."""
 
 # --- journal -------------------------------------------------------------------------------
 JOURNAL_BYTES = 20 * GIB
-"""Default retention by size: the oldest ended executions go first."""
+"""Default retention by size: what a small disk can spare. Beyond it the oldest ended executions go first; open ones
+stay, whatever their size."""
 
 JOURNAL_AGE_S = 90 * 24 * 3600.0
-"""Default retention by age of ended executions."""
+"""Default retention by age of ended executions: a run period of a facility. Older ones are removed, with their
+attachments."""
 
 JOURNAL_RETRY_S = 1.0
 """After a failed commit (a full disk) the same batches are tried again this often; nothing is
 acknowledged meanwhile, so senders keep what they have."""
 
 BROKER_LOG_BYTES = 1 * MIB
-"""A user's own broker that is started and finds a longer log puts it aside as broker.log.1."""
+"""A user's own broker that is started and finds a longer log puts it aside as broker.log.1, and the one before
+goes: nobody else rotates it."""
 
 LISTING_ROWS = 1_000
-"""Most executions in one answer to LIST; the newest come first."""
+"""Most executions in one answer to LIST, which has to fit into a message; the newest come first, and who wants older
+ones names experiment, run or task."""
 
 # --- observers -----------------------------------------------------------------------------
 HELD_BYTES = 16 * MIB
@@ -165,22 +222,34 @@ HELD_BYTES = 16 * MIB
 What has no room is dropped, and read from the journal as well."""
 
 HELD_OVERHEAD_BYTES = 512
-"""What a batch that is held back counts for beside its body, so that many small ones are bounded too."""
+"""What a batch that is held back (by an observer, or by the broker for its journal) counts for beside its body, so
+that many small ones are bounded too."""
 
 REPAIRS_AT_ONCE = 4
 """Most ranges that an observer reads at the same time; further gaps wait for their turn."""
 
 REPAIR_CREDIT_BYTES = 1 * MIB
-"""What an observer may be sent of one range and has not yet processed."""
+"""What an observer may be sent of one range and has not yet processed; small, for `REPAIRS_AT_ONCE` come at once. The
+rest waits at the broker for its CREDIT."""
 
 REPAIR_TRIES = 3
-"""So often a range is read without anything of its beginning; then the gap is told."""
+"""So often a range is read without anything of its beginning; then the gap is told as missed. Once could be a journal
+that is just being recovered."""
 
 OBSERVED_EXECUTIONS = 10_000
 """Executions whose positions an observer remembers. The oldest that the beacon no longer names go first."""
 
 VIEWS_AT_ONCE = 16
-"""Most executions that an observer asks after (LIST) per beacon, when it does not know their names."""
+"""Most executions that an observer asks after (LIST) per beacon, when it does not know their names, so that a
+broker with many is not flooded. The rest is asked for after the next beacon."""
+
+VERIFIED_STREAMS = 100_000
+"""Streams of which a verification keeps account. Events of further ones are counted, and the verdict is that they were
+not checked."""
+
+VERIFIED_GAPS = 100
+"""Gaps of one stream that a verification knows exactly, and losses that may explain them. Of further ones only the
+number of events is kept, and they count as not told."""
 
 RESULTS_PAGE = 50
 """Results that are read from the journal in one go, so that at most this many records are in memory."""
@@ -197,10 +266,10 @@ PROVENANCE_COMMAND_BYTES = 16 * KIB
 """A longer command line is cut in the submission; the Task gets the whole."""
 
 OUTCOME_RESULTS = 1_000
-"""Results that an Executor keeps for its outcome; the rest are in the journal."""
+"""Results that an Executor keeps in memory for its outcome, the first ones; the rest are in the journal."""
 
 OUTCOME_LINES = 8
-"""Results that `theorbo run` names at its end."""
+"""Results that `theorbo run` names at its end, so that they fit on a screen; of the rest it tells the number."""
 
 PROGRESS_BARS = 16
 """Ranks that have a progress bar of their own on a terminal; the others share one."""
@@ -210,13 +279,20 @@ PROGRESS_LINE_S = 1.0
 one always."""
 
 PREFLIGHT_S = 120.0
-"""How long a Task may take to be imported before anything is started (large packages on cold file systems)."""
+"""How long a Task may take to be imported before anything is started (large packages on cold file systems). Then
+the run is refused, and nothing was submitted."""
 
 SHELL_SOURCE_S = 120.0
-"""How long a sourced shell script may take; activating an environment on a cold file system is slow."""
+"""How long a sourced shell script may take; activating an environment on a cold file system is slow. Then the run is
+refused."""
 
 PROBE_S = 5.0
-"""How long the Executor waits for what git or mpiexec say of themselves."""
+"""How long the Executor waits for what git or mpiexec say of themselves, on a slow file system. Then it goes on
+without."""
+
+LET_GO_S = 5.0
+"""Whoever takes over from an Executor on the same machine waits this long for it to close its spool; it notices
+within a second or two. One that does not is stopped or hangs, and is named."""
 
 LAUNCHER_WORD_S = 3.0
 """When the launcher's process has ended, an agent may still have its last record; the Executor waits this
@@ -227,26 +303,97 @@ DETACH_S = 15.0
 of an execution that is still PENDING. Ranks start within a second, thousands on a cold file system do not."""
 
 KILL_WAIT_S = 10.0
-"""A launcher that lives this long after everything should have been killed is told to end itself."""
+"""A launcher that lives this long after everything should have been killed is told to end itself: by SIGTERM to its
+process, for what went through the broker has had no effect."""
 
 # --- broker --------------------------------------------------------------------------------
 LIVE_BYTES = 64 * KIB
-"""Records in one live message, unless it is a single record: subscribers take small steps."""
+"""Records in one live message, unless it is a single record: subscribers take small steps. A larger batch is
+published in pieces."""
 
 JOURNAL_READ_BYTES = 1 * MIB
 """What is read from the journal for one cursor in one go, so that cursors and senders take turns."""
 
+SCAN_SEQUENCES = 10_000
+"""How much of the journal a READ for one cursor looks through in one go, so that one that finds little (a rare
+channel of a large journal) does not keep everybody waiting. It goes on in its next turn."""
+
 READS_PER_PEER = 100
 """READs of one peer at the same time; more are refused. An observer needs one and `REPAIRS_AT_ONCE`."""
 
+READS = 10_000
+"""READs of all peers at the same time; more are refused (`busy`). Each commit goes through them all."""
+
+PEER_CREDIT_BYTES = 16 * MIB
+"""Credit of all READs of one peer together. What a READ or a CREDIT asks for beyond it, or beyond `CREDIT_BYTES`
+for one READ, is not granted; one batch may be under way in any case, so no reader waits for ever."""
+
+FETCHES_PER_PEER = 16
+"""FETCHes of one peer that wait for their answer, one of them being read from disk; more are refused (`busy`)."""
+
+CHUNKS_PENDING_BYTES = 64 * MIB
+"""Chunks of attachments that the broker holds until they are written; what comes beyond it is dropped without an
+answer, and the sender, who keeps it, sends it again. As much is read from disk for all FETCHes at the same time;
+the others wait for their turn."""
+
+OBSERVERS = 2_000
+"""Observers that one broker talks with at the same time; more are refused (`busy`). Those that went without a
+word make room when they have been silent for as long as makes an execution lost."""
+
+SESSIONS = 20_000
+"""Peers of all roles that one broker talks with at the same time; more are refused (`busy`). Ten times the
+observers, so that these never keep an agent or an Executor out."""
+
+OPEN_EXECUTIONS = 10_000
+"""Executions that are not at their end; further submissions are refused (`busy`)."""
+
+ENDED_IN_MEMORY = 1_000
+"""Ended executions that the broker keeps in memory at most; the first that had their end make room."""
+
+STREAMS = 100_000
+"""Streams of one execution: six of each of 16,000 ranks. What would begin another is refused (`too_large`)."""
+
+LOSSES_AHEAD = 100
+"""Losses of one stream that the broker remembers until the stream has come so far; of more it forgets those that
+are furthest ahead, and REWIND makes the sender report them again."""
+
+CONTROLS = 100
+"""Requests of one execution that an agent is told of when it says HELLO; the last ones count."""
+
+SUBSCRIPTIONS = 10_000
+"""Subscriptions that one connection to the publishing socket sends in all its life. The one that sends more is
+closed; an honest client connects again, and repairs from the journal what it has missed."""
+
+CONNECTIONS_REMEMBERED = 10_000
+"""Connections whose subscriptions are counted; those that have subscribed least lately are forgotten first."""
+
+SUBSCRIPTION_BYTES = 16 * KIB
+"""Longest topic of a subscription, with room for the longest names in UTF-8; libzmq closes the connection of who
+sends a longer one."""
+
+HOSTS_SHOWN = 100
+"""Hosts of agents that a view of an execution names, and peers whose contact it tells, those not heard first. A
+listing has to fit into a message."""
+
+REFUSED_ORIGINS = 1_000
+"""Origins for which refusals are counted one by one; those of more are counted together as `others`."""
+
 COMMIT_BYTES = 16 * MIB
-"""What goes into one transaction at most: more makes acknowledgements wait and gains nothing."""
+"""What goes into one transaction at most: more makes acknowledgements wait and gains nothing. The rest goes into the
+next one."""
 
 MESSAGES_AT_ONCE = 200
-"""Messages taken from a socket before the broker looks after commits, cursors and time."""
+"""Messages taken from a socket before the broker looks after commits, cursors and time; what is left waits in the
+socket."""
 
 REWIND_S = 1.0
 """A sender is told of one gap this often at most: what was under way behind it would each tell it again."""
+
+REFUSAL_CHARACTERS = 1000
+"""Longest sentence in REFUSED and in the log about it; it is cut there. What was refused is not sent back."""
+
+REWINDS_REMEMBERED = 10_000
+"""Streams of which the broker remembers when a gap was told. If there are more it forgets all, and tells again."""
 
 REFUSALS_LOGGED = 20
 """Refusals written to the log between two ticks; all are counted. A mad client must not fill a disk."""
@@ -255,10 +402,22 @@ RECENT_S = 60.0
 """An ended execution stays in memory and in the beacon this long after its last change."""
 
 RETENTION_S = 60.0
-"""How often the journal looks whether something has to go."""
+"""How often the journal looks whether something has to go: until then it may be larger or older than retention has
+it."""
+
+CLOCK_JUMP_S = 24 * 3600.0
+"""A clock that is this much ahead of the journal's last commit and the time since may be wrong: nothing is removed
+for its age by it before `CLOCK_TRUST_S`."""
+
+CLOCK_TRUST_S = 24 * 3600.0
+"""A clock that has been ahead for this long is believed: somebody would have set it right."""
+
+RECOVERED_SEQUENCES = 1_000_000_000
+"""Sequences that are skipped when a damaged journal is recovered, or a backup put into service: more than were ever
+given after the last one that is left, so that none is given twice. (They have 63 bits.)"""
 
 RETENTION_ROWS = 200
-"""Rows removed in one transaction, so that commits wait for milliseconds only."""
+"""Rows removed in one transaction, so that commits wait for milliseconds only. The rest goes in further ones."""
 
 PART_S = 24 * 3600.0
 """An attachment of which a part has come is given up when nothing more has come for this long."""
@@ -279,35 +438,47 @@ LAST_CALL_S = 0.1
 just read the file."""
 
 GOODBYE_LINGER_S = 0.5
-"""How long a broker that ends waits for its last messages to be taken by its peers."""
+"""How long a broker that ends waits for its last messages to be taken by its peers. What they miss is asked for or
+sent again."""
 
 # --- time ----------------------------------------------------------------------------------
 HEARTBEAT_S = 1.0
 """An idle peer says PING this often; the broker's beacon has the same rhythm."""
 
 SUSPECT_S = 5.0
-"""A peer not heard of for this long is suspect. Being suspect never ends work."""
+"""A peer not heard of for this long is suspect: several heartbeats are missing. Being suspect never ends work; a client
+looks for the broker anew."""
+
+DEAD_CONNECTION_S = 10.0
+"""A connection whose other end has been gone, or has read nothing of what waits for it, for this long is given up."""
 
 SILENT_S = 15.0
-"""A peer not heard of for this long is silent."""
+"""A peer not heard of for this long is silent: longer than a restart or a short cut of the network takes. People see
+it in `theorbo ps`; nothing is ended for it."""
 
 LOST_S = 120.0
-"""An execution all of whose peers have been silent for this long is LOST."""
+"""An execution all of whose peers have been silent for this long is LOST. Default of the broker's setting
+`lost_after_s`."""
 
 ANSWER_S = 5.0
-"""How long a client waits for an answer before it tries again or says that there is none."""
+"""How long a client waits for an answer before it tries again or says that there is none. A broker answers within
+milliseconds, unless it has just been restarted."""
 
 RESEND_S = 10.0
 """A sender whose messages have brought no acknowledgement for this long sends them again."""
 
 CONNECT_S = 10.0
-"""How long a client tries to reach a broker, over all its addresses, before it gives up."""
+"""How long a client tries to reach a broker, over all its addresses, before it gives up and says what it tried. Agents
+and Executors that were welcomed once go on trying."""
 
 GRACE_S = 10.0
-"""Between SIGTERM and SIGKILL when a Task is cancelled or has reached its time limit."""
+"""Between SIGTERM and SIGKILL when a Task is cancelled or has reached its time limit: time for a checkpoint, and not
+longer than people wait."""
 
 DRAIN_S = 120.0
-"""How long `theorbo launch` waits for its agents to deliver what is left after the ranks have ended."""
+"""How long `theorbo launch` waits for its agents to deliver what is left after the ranks have ended. Then it says
+where the spool lies, which stays."""
 
 GOODBYE_S = 5.0
-"""How long a broker that was told to end goes on committing and answering what it has accepted."""
+"""How long a broker that was told to end goes on committing and answering what it has accepted. What is not on disk
+by then was not acknowledged: its senders have it."""

@@ -1,7 +1,7 @@
 """The client's end of a conversation with the broker: one DEALER socket, kept alive. Needs pyzmq.
 
-A skin: it connects, says HELLO, says PING when there is nothing else to say, notices silence, and hands
-over messages. What to say is decided elsewhere.
+A skin: it connects and hands over messages. When to say HELLO and PING, and when to connect anew, is decided in
+`link_core`; all else that is said is decided elsewhere.
 
 The life of a link: `open_link` finds the broker and waits for WELCOME. After that the owner polls
 `link.socket`, calls `receive` when it is readable and `tick` about every second. If the broker restarts,
@@ -20,11 +20,9 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import zmq
 
-from theorbo.schemas import __version__
 from theorbo.schemas.connection import (
     BROKER_VARIABLE,
     Connection,
@@ -34,25 +32,16 @@ from theorbo.schemas.connection import (
     state_directory,
 )
 from theorbo.schemas.errors import ProtocolError, Refused, Unavailable, UsageError
-from theorbo.schemas.frames import (
-    NO_EXECUTION,
-    Command,
-    ErrorCode,
-    Header,
-    Message,
-    decode_json,
-    decode_message,
-    encode_json,
-)
+from theorbo.schemas.frames import NO_EXECUTION, Command, Header, Message, decode_json, decode_message
 from theorbo.schemas.limits import (
     ANSWER_S,
     BROKER_LOG_BYTES,
     CONNECT_S,
-    HEARTBEAT_S,
+    DEAD_CONNECTION_S,
     MESSAGE_BYTES,
     SEND_QUEUE_MESSAGES,
-    SUSPECT_S,
 )
+from theorbo.schemas.link_core import LinkCore, LinkInstruction, Reconnect, Say, Show, next_address
 from theorbo.schemas.names import Speaker
 
 
@@ -69,8 +58,7 @@ def configure(socket: zmq.Socket[bytes], connection: Connection) -> None:
     """Options that every client socket has: bounds, heartbeats, and CURVE where the broker has a key."""
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.MAXMSGSIZE, MESSAGE_BYTES)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, int(HEARTBEAT_S * 2000))
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(SUSPECT_S * 2000))
+    give_up_dead_connections(socket)
     socket.setsockopt(zmq.RECONNECT_IVL, 100)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
     if connection.public_key:
@@ -78,6 +66,19 @@ def configure(socket: zmq.Socket[bytes], connection: Connection) -> None:
         socket.curve_serverkey = connection.public_key.encode()
         socket.curve_publickey = pair.public.encode()
         socket.curve_secretkey = pair.secret.encode()
+
+
+def give_up_dead_connections(socket: zmq.Socket[bytes]) -> None:
+    """Let the kernel end connections whose other end has gone without a word, or does not read.
+
+    Not by ZMQ_HEARTBEAT_IVL: with it libzmq aborts the whole process when a connection ends while the socket's
+    queue of received messages is full (its issues 3937, 4364 and 4767, open in 4.3.5).
+    """
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, int(DEAD_CONNECTION_S / 2))
+    socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, int(DEAD_CONNECTION_S / 2))
+    socket.setsockopt(zmq.TCP_MAXRT, int(DEAD_CONNECTION_S * 1000))
 
 
 class Link:
@@ -91,45 +92,58 @@ class Link:
         Raises UsageError or Unavailable if the file or the key cannot be used.
         """
         self.path = path
-        self.problem = ""
-        """What hinders the broker, in its own words (a full disk); empty if nothing does."""
         self._own = own
-        self._speaker = speaker
         self._execution = speaker.execution if speaker else NO_EXECUTION
         self._next_request = 1
-        self._heard_at = self._tried_at = self._said_at = time.monotonic()
         self._unread: list[Message] = []
+        self.welcome = Message(Command.WELCOME)
+        """The answer to the first HELLO, as `open_link` got it."""
+        self._core = LinkCore(speaker, system_socket.gethostname(), os.getpid(), time.monotonic())
         connection = Connection.load(path)
         self._context = zmq.Context()
         try:
-            self._connect(connection, 0)
+            self._connect(connection, connection.router[0])
         except BaseException:
             self._context.destroy(linger=0)
             raise
 
-    def _connect(self, connection: Connection, place: int) -> None:
+    def _connect(self, connection: Connection, address: str) -> None:
         self.connection = connection
         self.socket = self._context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.SNDHWM, SEND_QUEUE_MESSAGES)
         self.socket.setsockopt(zmq.RCVHWM, SEND_QUEUE_MESSAGES)
         configure(self.socket, connection)
-        # One address at a time: a DEALER with several connections would deal its messages out to all.
-        self._address = connection.router[place % len(connection.router)]
-        self.socket.connect(self._address)
-        self._hello()
+        self._address = address
+        self.socket.connect(address)
+        self._perform(self._core.connected(time.monotonic()))
 
-    def _hello(self) -> None:
-        speaker, who = self._speaker, dict[str, Any](role="observer")
-        if speaker:
-            who = {
-                "role": str(speaker.source.kind.name).lower(),
-                "source": str(speaker.source),
-                "epoch": speaker.epoch,
-                "incarnation": speaker.incarnation,
-            }
-        body = encode_json(**who, version=__version__, host=system_socket.gethostname(), pid=os.getpid())
-        self.send(Message(Command.HELLO, Header(execution=self._execution), body))
-        self._hello_until = time.monotonic() + HEARTBEAT_S
+    def _perform(self, instructions: list[LinkInstruction]) -> list[Message]:
+        """What is for the owner is returned."""
+        shown: list[Message] = []
+        for instruction in instructions:
+            if isinstance(instruction, Say):
+                self.send(instruction.message)
+            elif isinstance(instruction, Show):
+                shown.append(instruction.message)
+            elif isinstance(instruction, Reconnect):
+                self._reconnect()
+        return shown
+
+    def _reconnect(self) -> None:
+        if self._own:
+            with contextlib.suppress(Unavailable):
+                start_own_broker()
+        try:
+            connection = Connection.load(self.path)
+        except (UsageError, Unavailable):
+            return  # the broker is away; it writes the file when it is back
+        self.socket.close()
+        self._connect(connection, next_address(connection.router, self.connection.router, self._address))
+
+    @property
+    def problem(self) -> str:
+        """What hinders the broker, in its own words (a full disk); empty if nothing does."""
+        return self._core.problem
 
     @property
     def publisher(self) -> str:
@@ -140,7 +154,7 @@ class Link:
     @property
     def silent_for_s(self) -> float:
         """Seconds since the broker was last heard."""
-        return time.monotonic() - self._heard_at
+        return time.monotonic() - self._core.heard_at
 
     def new_request(self) -> int:
         """A number for the header's `request`, not used before on this link."""
@@ -153,7 +167,7 @@ class Link:
             self.socket.send_multipart(message.encode(), zmq.NOBLOCK, copy=True)
         except zmq.Again:
             return False
-        self._said_at = time.monotonic()
+        self._core.said(time.monotonic())
         return True
 
     def receive(self, timeout_s: float = 0.0) -> list[Message]:
@@ -165,41 +179,17 @@ class Link:
         messages, self._unread = self._unread, []
         if not self.socket.poll(0 if messages else int(timeout_s * 1000)):
             return messages
-        self._heard_at = time.monotonic()
         while len(messages) < 1000:  # then it is somebody else's turn
             try:
                 message = decode_message(self.socket.recv_multipart(zmq.NOBLOCK))
             except zmq.Again:
                 break
-            if message.command == Command.PONG:
-                self.problem = str(decode_json(message.body).get("problem", "")) if message.body else ""
-                continue
-            if message.command == Command.REFUSED and decode_json(message.body).get("code") == ErrorCode.UNKNOWN_PEER:
-                if time.monotonic() >= self._hello_until:  # else each of many messages would be answered by a WELCOME
-                    self._hello()
-                continue
-            if message.command == Command.WELCOME:
-                self._hello_until = 0.0
-            messages.append(message)
+            messages += self._perform(self._core.received(message, time.monotonic()))
         return messages
 
     def tick(self) -> None:
         """Keep the conversation alive: PING when idle; reconnect, by the file's present content, when silent."""
-        now = time.monotonic()
-        if now - self._said_at >= HEARTBEAT_S:
-            self.send(Message(Command.PING, Header(execution=self._execution)))
-        if now - self._heard_at >= SUSPECT_S and now - self._tried_at >= SUSPECT_S:
-            self._tried_at = now
-            if self._own:
-                with contextlib.suppress(Unavailable):
-                    start_own_broker()
-            try:
-                connection = Connection.load(self.path)
-            except (UsageError, Unavailable):
-                return  # the broker is away; it writes the file when it is back
-            former = self.connection.router.index(self._address)
-            self.socket.close()
-            self._connect(connection, former + 1)
+        self._perform(self._core.tick(time.monotonic()))
 
     def ask(self, command: bytes, header: Header, body: bytes = b"", timeout_s: float = ANSWER_S) -> Message:
         """Send a request and wait for its answer; for clients that do nothing else meanwhile.
@@ -228,7 +218,7 @@ class Link:
                 self.socket.disconnect(self._address)
                 self._address = address
                 self.socket.connect(address)
-                self._hello()
+                self._perform(self._core.connected(time.monotonic()))
             while (left_s := until - time.monotonic()) > 0:
                 messages = self.receive(left_s)
                 for index, message in enumerate(messages):
@@ -287,7 +277,7 @@ def open_link(given: str | None, speaker: Speaker | None = None) -> Link:
 def _welcomed(path: Path, speaker: Speaker | None, timeout_s: float, *, own: bool = False) -> Link:
     link = Link(path, speaker, own=own)
     try:
-        link.wait_welcome(timeout_s)
+        link.welcome = link.wait_welcome(timeout_s)
     except BaseException:
         link.close()
         raise

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import enum
+import os
 import re
-import secrets
 from typing import NamedTuple
 
 
@@ -58,7 +58,7 @@ class Source(NamedTuple):
             source = cls(SourceKind[name.upper()], int(index or 0))
         except (KeyError, ValueError):
             source = None
-        if source is None or str(source) != text:
+        if source is None or not 0 <= source.index < 2**32 or str(source) != text:
             raise ValueError(f"{text!r} is no source; examples: rank:0, agent:0, executor")
         return source
 
@@ -105,7 +105,7 @@ class Speaker(NamedTuple):
 
 def new_incarnation() -> str:
     """16 random hexadecimal digits, for `Speaker.incarnation`."""
-    return secrets.token_hex(8)
+    return os.urandom(8).hex()  # not `secrets`: it loads OpenSSL, and every rank imports this module
 
 
 KIND_CHANNELS = {
@@ -134,6 +134,27 @@ KIND_CHANNELS = {
 }
 """Kinds written as records. Lines of output (kind `output`) are made by the agent from the files that
 hold a rank's stdout and stderr, and travel on the channels STDOUT and STDERR."""
+
+_REPORTERS = frozenset({SourceKind.EXECUTOR, SourceKind.LAUNCHER, SourceKind.AGENT, SourceKind.RANK})
+
+KIND_SOURCES = {
+    "execution_submitted": frozenset({SourceKind.EXECUTOR}),
+    "executor_attached": frozenset({SourceKind.EXECUTOR}),
+    "launcher_started": frozenset({SourceKind.LAUNCHER}),
+    "launcher_ended": frozenset({SourceKind.LAUNCHER}),
+    "launcher_gone": frozenset({SourceKind.EXECUTOR}),
+    "agent_started": frozenset({SourceKind.AGENT}),
+    "agent_closed": frozenset({SourceKind.AGENT}),
+    "rank_started": frozenset({SourceKind.RANK}),
+    "rank_ended": frozenset({SourceKind.RANK}),
+    "task_failed": frozenset({SourceKind.RANK}),
+    "control_requested": frozenset({SourceKind.EXECUTOR}),
+    "control_done": frozenset({SourceKind.AGENT}),
+    "loss": _REPORTERS | {SourceKind.BROKER},
+    "state_changed": frozenset({SourceKind.BROKER}),
+    "conservation": frozenset({SourceKind.BROKER}),
+}
+"""Who may report which signal. What another source says of this kind is kept, and is no evidence."""
 
 OUTPUT_KIND = "output"
 
@@ -186,4 +207,6 @@ def _escape(component: str) -> str:
 def _unescape(component: bytes) -> str:
     if component == b"-":
         return ""
+    if b"%" not in component:  # for every live message this is asked five times
+        return component.decode()
     return re.sub(rb"%([0-9A-Fa-f]{2})", lambda match: bytes([int(match.group(1), 16)]), component).decode()

@@ -38,8 +38,10 @@ class Evidence:
         self.agents_closed: dict[int, events.AgentClosed] = {}
         self.ranks_started: dict[int, events.RankStarted] = {}
         self.ranks_ended: dict[int, events.RankEnded] = {}  # in the order of their positions
-        self.failures: list[tuple[Source, events.TaskFailed]] = []
-        self.requests: list[events.ControlRequested] = []
+        self.failure: tuple[Source, events.TaskFailed] | None = None
+        """The last one of the source that failed first."""
+        self.request: events.ControlRequested | None = None
+        """The first one, or the first for a time limit if there is one."""
         self.lost_events = 0
 
     def add(self, source: Source, event: events.EventBase) -> None:
@@ -64,9 +66,12 @@ class Evidence:
             case events.RankEnded():
                 self.ranks_ended.setdefault(source.index, event)
             case events.TaskFailed():
-                self.failures.append((source, event))
+                if self.failure is None or self.failure[0] == source:
+                    self.failure = source, event
             case events.ControlRequested():
-                self.requests.append(event)
+                limited = self.request is not None and self.request.cause == "time_limit"
+                if self.request is None or (event.cause == "time_limit" and not limited):
+                    self.request = event
             case events.Loss():
                 self.lost_events += event.count
 
@@ -114,20 +119,19 @@ class Evidence:
         return current, ""
 
     def _verdict(self) -> tuple[State, str]:
-        request = next((r for r in self.requests if r.cause == "time_limit"), None) or next(iter(self.requests), None)
+        request = self.request
         bad_ends = {rank: end for rank, end in self.ranks_ended.items() if end.exit_code != 0}
         missing = [rank for rank in range(self.ranks) if rank not in self.ranks_ended]
         if self.launcher_ended and self.launcher_ended.problem:
             return State.FAILED, self.launcher_ended.problem
-        if not bad_ends and not missing and not self.failures:
+        if not bad_ends and not missing and not self.failure:
             return State.COMPLETED, ""
         if request and request.cause == "time_limit":
             return State.TIMEDOUT, request.reason
         if request:
             return State.CANCELLED, f"by {request.by}" + (f": {request.reason}" if request.reason else "")
-        if self.failures:
-            source = self.failures[0][0]
-            failure = [failure for each, failure in self.failures if each == source][-1]
+        if self.failure:
+            source, failure = self.failure
             return State.FAILED, f"{self._who(source.rank)}{failure.error}"
         if bad_ends:
             rank, end = min(bad_ends.items(), key=lambda item: item[1].time)  # an agent reads file by file

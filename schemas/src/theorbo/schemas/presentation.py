@@ -23,6 +23,9 @@ BOOKKEEPING_KINDS = frozenset(
 )
 """Kinds that `--json` shows and plain output leaves out unless it is asked for them."""
 
+RESERVED_FIELDS = frozenset({"sequence", "journaled", "late", "redelivered"})
+"""Fields that a line has only sometimes, and that say what the broker or the Executor knows: no event has its own."""
+
 
 def worth_a_line(event: events.EventBase) -> bool:
     """Whether people want to see the event without having asked: no bookkeeping, no good end of a rank."""
@@ -64,10 +67,12 @@ def as_object(header: Header, view: Mapping[str, Any], event: events.EventBase) 
     """The event as `theorbo tail --json` and `theorbo run --json` show it.
 
     `header` is the event's own (see `single_events`); `view` tells `task`, `experiment` and `run` of its
-    execution. The event's own fields follow, defaults included; where a field of an unknown kind has the
-    name of one of these, the place that the broker has established wins.
+    execution. Where the event is in the journal, `sequence` and `journaled` (the time of the commit) say so. The
+    event's own fields follow, defaults included; where a field of an unknown kind has the name of one of ours,
+    what the broker has established wins.
     """
     source = header.source
+    journal = {"sequence": header.sequence, "journaled": header.time} if header.sequence else {}
     place = {
         "execution": header.execution.hex(),
         "task": view.get("task", ""),
@@ -78,12 +83,14 @@ def as_object(header: Header, view: Mapping[str, Any], event: events.EventBase) 
         "channel": Channel(header.channel).text if header.channel else "",
         "number": header.first,
         "position": header.position,
+        **journal,
         "kind": kind_of(event),
         "time": event.time,
     }
     own = event.fields if isinstance(event, events.UnknownEvent) else event.model_dump(mode="python")
     late = {"late": True} if header.flags & Flag.LATE else {}
-    return {**place, **{key: value for key, value in own.items() if key not in place}, **late}
+    ours = place.keys() | RESERVED_FIELDS
+    return {**place, **{key: value for key, value in own.items() if key not in ours}, **late}
 
 
 def kind_of(event: events.EventBase) -> str:
@@ -165,6 +172,10 @@ _COMMON = ("kind", "time", "pid")
 
 def _control(event: events.ControlRequested) -> str:
     return f"{event.action} requested by {event.by}" + _because(event.reason)
+
+
+def _attached(event: events.ExecutorAttached) -> str:
+    return f"the Executor of {event.user}@{event.host} has attached"
 
 
 def _gone(event: events.LauncherGone) -> str:
@@ -257,6 +268,7 @@ def _because(reason: str) -> str:
 
 
 _SENTENCES: dict[type[events.EventBase], Any] = {
+    events.ExecutorAttached: _attached,
     events.ControlRequested: _control,
     events.ControlDone: _control_done,
     events.LauncherGone: _gone,

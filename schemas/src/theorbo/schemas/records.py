@@ -12,7 +12,7 @@ import math
 import re
 from typing import Any, NamedTuple
 
-from theorbo.schemas.limits import LINE_BYTES, RECORD_BYTES
+from theorbo.schemas.limits import COUNT, LINE_BYTES, RECORD_BYTES
 from theorbo.schemas.names import FOREIGN_CHANNEL, KIND_CHANNELS, OUTPUT_KIND, Channel
 
 RS = b"\x1e"
@@ -20,6 +20,7 @@ LF = b"\n"
 
 _dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 _KIND = re.compile(rb'\x1e\{"kind": ?"([a-z_]+)"')
+_DIGEST = re.compile("[0-9a-f]{64}")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _CHANNELS_BY_KIND = {kind.encode(): channel for kind, channel in KIND_CHANNELS.items()}
 
@@ -77,14 +78,25 @@ class Attachment(NamedTuple):
 
 
 def attachments_of(record: bytes) -> list[Attachment]:
-    """The attachments that a record names (see `docs/protocol.md`, section Attachments); usually none."""
+    """The attachments that a record names (see `docs/protocol.md`, section Attachments); usually none.
+
+    Where one of them is none, neither a digest nor a size, none is.
+    """
     if b'"attachments"' not in record:
         return []
     try:
         named = json.loads(record.strip(RS + LF)).get("attachments", [])
-        return [Attachment(str(item["sha256"]), int(item["size"])) for item in named]
-    except (ValueError, TypeError, KeyError, AttributeError):
+        found = [Attachment(item["sha256"], item["size"]) for item in named]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return []
+    return found if all(map(_is_attachment, found)) else []
+
+
+def _is_attachment(item: Attachment) -> bool:
+    """A stranger's record may name anything; the digest becomes the name of a file."""
+    digest, size = item
+    is_size = isinstance(size, int) and not isinstance(size, bool) and 0 <= size <= COUNT
+    return is_size and isinstance(digest, str) and _DIGEST.fullmatch(digest) is not None
 
 
 class Piece(NamedTuple):
@@ -179,7 +191,7 @@ def _slow_channel_of(record: bytes) -> Channel:
     """For writers that do not put the kind first."""
     try:
         return KIND_CHANNELS.get(json.loads(record.strip(RS + LF))["kind"], FOREIGN_CHANNEL)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return FOREIGN_CHANNEL
 
 

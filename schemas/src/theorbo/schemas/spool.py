@@ -24,11 +24,14 @@ from theorbo.schemas.names import Channel, Source, SourceKind
 from theorbo.schemas.records import Attachment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path  # at run time only where it is needed: every rank pays for what is imported here
 
 ATTACHMENTS = "attachments"
-CHECKPOINT = "checkpoint.json"
+CHECKPOINT = "checkpoint"
+"""What the agent's successor starts from; see `task_runtime.checkpoint`."""
+EPOCH = "epoch"
+"""How many agents have delivered this spool, and which file this is; see `take_epoch`."""
 END = "end"
 """A file of this name tells the agent that the ranks and their launcher have ended."""
 PRESSURE = "pressure"
@@ -37,6 +40,7 @@ PYTHON = "python"
 """A directory for PYTHONPATH that holds the in-process part of Theorbo and nothing else."""
 
 _SUFFIXES = {Channel.STDOUT: ".out", Channel.STDERR: ".err", None: ".rec"}
+_EPOCH = re.compile(rb"(\d{20}) (\d{20})\n")
 _NAME = re.compile(r"(executor|launcher|agent|rank)(?:-(\d{1,9}))?\.(rec|out|err)")
 
 
@@ -72,12 +76,58 @@ def make_spool(root: Path, execution: str) -> Path:
     spool = mine / execution
     for directory in (mine, spool, spool / ATTACHMENTS):
         own_directory(directory)
-    pressure = spool / PRESSURE
-    with contextlib.suppress(FileExistsError):
-        descriptor = os.open(pressure, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        os.write(descriptor, Pressure.FREE)
-        os.close(descriptor)
+    try:
+        _make(spool / PRESSURE, lambda _: Pressure.FREE)
+        _make(spool / EPOCH, lambda descriptor: _epoch_text(0, descriptor))
+    except OSError as error:
+        raise Unavailable(f"cannot write to {spool}: {error.strerror}") from None
     return spool
+
+
+def _make(path: Path, content: Callable[[int], bytes]) -> None:
+    """Make a small file that is updated in place from then on: a disk that fills up later does not matter to it."""
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        try:
+            os.write(descriptor, content(descriptor))
+        finally:
+            os.close(descriptor)
+
+
+def take_epoch(spool: Path, least: int = 1) -> int:
+    """The epoch of the agent that is about to deliver this spool: one more than its predecessor's, on disk.
+
+    To be called under the agent's lock. `least` is what the agent's own records demand, should the file be missing.
+    The file also states its own inode: in a copy of the spool it differs. Two agents that deliver the same records
+    from two places would fence each other off, and number what is appended to either alike.
+
+    Raises Unavailable if this spool is a copy, or the disk fails.
+    """
+    path = spool / EPOCH
+    try:
+        _make(path, lambda descriptor: _epoch_text(least - 1, descriptor))
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            found = _EPOCH.match(os.pread(descriptor, 64, 0))
+            former, inode = map(int, found.groups()) if found else (least - 1, 0)
+            if inode not in (0, os.fstat(descriptor).st_ino):
+                raise Unavailable(
+                    f"{spool} is a copy of a spool (its file {EPOCH!r} is another one than it says): "
+                    "deliver the original by theorbo agent --spool, and remove the copy"
+                )
+            epoch = max(former + 1, least)
+            os.pwrite(descriptor, _epoch_text(epoch, descriptor), 0)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise Unavailable(f"cannot take over {spool}: its file {EPOCH!r}: {error.strerror}") from None
+    return epoch
+
+
+def _epoch_text(epoch: int, descriptor: int) -> bytes:
+    """Of a fixed width, so that it is overwritten in place."""
+    return b"%020d %020d\n" % (epoch, os.fstat(descriptor).st_ino)
 
 
 def own_directory(directory: Path) -> None:

@@ -26,12 +26,11 @@ from typing import Any
 from theorbo.schemas.command import guarded
 from theorbo.schemas.errors import ExitStatus, Unavailable, UsageError
 from theorbo.schemas.launch_plan import LaunchPlan
-from theorbo.schemas.limits import GOODBYE_S, LAUNCHER_STDERR_BYTES, OWN_RECORDS_BYTES
+from theorbo.schemas.limits import LAUNCHER_STDERR_BYTES, OWN_RECORDS_BYTES
 from theorbo.schemas.names import LAUNCHER
 from theorbo.schemas.records import encode_record
 from theorbo.schemas.spool import (
     END,
-    PYTHON,
     append,
     checked_execution,
     default_root,
@@ -40,10 +39,12 @@ from theorbo.schemas.spool import (
     spool_name,
 )
 from theorbo.task_runtime import processes, wrapper
+from theorbo.task_runtime.agent_process import AgentProcess
 from theorbo.task_runtime.file_space import reserve
-from theorbo.task_runtime.inprocess_path import make_inprocess_path, with_inprocess_path
 from theorbo.task_runtime.processes import RankProcess
 from theorbo.task_runtime.rank_ending import SendSignal
+from theorbo.task_runtime.rank_environment import make_rank_directories, rank_environment
+from theorbo.task_runtime.ranks_pipe import RanksPipe
 from theorbo.task_runtime.supervision import (
     Finish,
     LaunchInstruction,
@@ -56,32 +57,6 @@ from theorbo.task_runtime.supervision import (
     Supervision,
     Warn,
 )
-
-OUR_MAIN = "theorbo.task_runtime.main"
-AGENT_LOG = "agent.log"
-BIN = "bin"
-"""A directory in the spool that holds the command `theorbo`, for PATH."""
-
-_FOREIGN_RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")
-
-
-def rank_environment(plan: LaunchPlan, spool: Path) -> dict[str, str]:
-    """The environment of every rank, but for THEORBO_RANK of those that are started directly."""
-    environment = with_inprocess_path(plan.environment, spool / PYTHON)
-    environment["THEORBO_SPOOL"] = str(spool)
-    environment["THEORBO_EXECUTION"] = plan.execution
-    environment["THEORBO_RANKS"] = str(plan.ranks)
-    # So that scripts find `theorbo emit`; last, and alone in its directory, so that it hides nothing.
-    environment["PATH"] = os.pathsep.join([environment.get("PATH", os.defpath), str(spool / BIN)])
-    environment.pop("THEORBO_RANK", None)  # of a Task inside of which we may have been started
-    if not plan.launcher_command:
-        for name in _FOREIGN_RANKS:
-            environment.pop(name, None)
-    if OUR_MAIN not in plan.command:
-        # Python writes to a file in blocks of 8 KiB, and what is in there dies with it. Our own main turns on
-        # buffering by lines, which is cheaper; other programs do not look at this.
-        environment.setdefault("PYTHONUNBUFFERED", "1")
-    return environment
 
 
 class Launch:
@@ -96,10 +71,8 @@ class Launch:
         if (self._spool / spool_name(LAUNCHER)).exists():
             raise UsageError(f"execution {plan.execution} was launched before: its spool is {self._spool}")
         try:
-            make_inprocess_path(self._spool / PYTHON)
-            (self._spool / BIN).mkdir()
-            (self._spool / BIN / "theorbo").symlink_to(Path(sys.executable).with_name("theorbo"))
-            os.mkfifo(self._spool / wrapper.RANKS_PIPE, 0o600)
+            make_rank_directories(self._spool)
+            self._ranks_pipe = RanksPipe(self._spool)
             self._records = open_append(self._spool / spool_name(LAUNCHER))
             reserve(self._records, OWN_RECORDS_BYTES)
         except OSError as error:
@@ -107,13 +80,11 @@ class Launch:
         self._core = Supervision(has_launcher=bool(plan.launcher_command), grace_s=plan.grace_s)
         self._poll = select.poll()
         self._readers: dict[int, Callable[[], None]] = {}
-        self._agent: subprocess.Popen[bytes] | None = None
-        self._agent_socket: socket.socket | None = None
+        self._agent = AgentProcess(self._spool, plan)
         self._started: list[subprocess.Popen[bytes]] = []
         self._problem: str | None = None
         self._output = b""  # the end of what the launcher itself has written
         self._output_pipe = -1
-        self._ranks_text = b""
         self._lost: Counter[tuple[str, str]] = Counter()  # (stream, why) → events, which ranks could not report
         self._left: set[int] = set()  # what ranks have left behind, and we watch
         self._finish: Finish | None = None
@@ -124,8 +95,11 @@ class Launch:
         """Launch, wait, drain. Raises Unavailable if nothing was started, or not all could be delivered."""
         self._wakeup = _wake_on_signals()
         self._watch(self._wakeup.fileno(), self._on_wakeup)
-        self._open_ranks_pipe()
-        self._report("launcher_started", host=socket.gethostname(), agents=1, command=list(self._plan.launcher_command))
+        self._watch(self._ranks_pipe.descriptor, self._on_ranks_pipe)
+        self._report(
+            "launcher_started", host=socket.gethostname(), agents=1, start_ticks=wrapper.start_ticks(os.getpid()),
+            command=list(self._plan.launcher_command),
+        )  # fmt: skip
         self._perform(self._core.start(time.monotonic()))
         while self._finish is None:
             now = time.monotonic()
@@ -136,7 +110,7 @@ class Launch:
             self._perform(self._core.due(table, now))
             if self._finish is None and self._core.phase is phase:
                 self._wait(now)
-        self._stop_agent()
+        self._agent.stop()
         return self._over(self._finish)
 
     def _wait(self, now: float) -> None:
@@ -176,80 +150,45 @@ class Launch:
         for number in self._wakeup.recv(4096):
             if number in (signal.SIGTERM, signal.SIGINT):
                 self._perform(self._core.told_to_end(signal.Signals(number).name, now))
-        if self._agent and self._agent.poll() is not None:
-            self._agent_ended(self._agent.returncode, now)
+        status = self._agent.ended()
+        if status is not None:
+            self._on_agent()  # what it said before
+            self._perform(self._core.agent_ended(status, self._agent.words(), now))
         if self._started and all([child.poll() is not None for child in self._started]):  # noqa: C419 - reap all
             self._on_ranks_pipe()  # what they said before
             self._core.started_ended()
 
-    def _agent_ended(self, status: int, now: float) -> None:
-        self._agent = None
-        if self._agent_socket:
-            self._on_agent()  # what it said before
-        if self._agent_socket:
-            self._forget_agent_socket()
-        self._perform(self._core.agent_ended(status, self._agent_words(), now))
-
-    def _agent_words(self) -> str:
-        with contextlib.suppress(OSError):
-            lines = (self._spool / AGENT_LOG).read_bytes()[-LAUNCHER_STDERR_BYTES:].decode(errors="replace")
-            return lines.strip().rpartition("\n")[2].removeprefix("theorbo agent: ")
-        return ""
-
     def _on_agent(self) -> None:
-        assert self._agent_socket is not None
-        try:
-            said = self._agent_socket.recv(4096)
-        except BlockingIOError:
-            return
-        except OSError:
-            said = b""
-        if not said:
-            self._forget_agent_socket()
-        for line in said.decode().splitlines():
+        descriptor = self._agent.socket.fileno() if self._agent.socket else None
+        for line in self._agent.said():
             word, _, number = line.partition(" ")
             if word == "ready":
                 self._perform(self._core.agent_ready())
             elif word == "ending":
                 self._core.agent_ends_ranks(float(number), time.monotonic())
-
-    def _forget_agent_socket(self) -> None:
-        assert self._agent_socket is not None
-        self._unwatch(self._agent_socket.fileno())
-        self._agent_socket.close()
-        self._agent_socket = None
-
-    def _open_ranks_pipe(self) -> None:
-        self._ranks_pipe = os.open(self._spool / wrapper.RANKS_PIPE, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._watch(self._ranks_pipe, self._on_ranks_pipe)
+            elif word == "fenced":
+                self._core.agent_fenced()
+        if descriptor is not None and self._agent.socket is None:
+            self._unwatch(descriptor)
 
     def _on_ranks_pipe(self) -> None:
-        """Lines of thin parents; see `wrapper.RANKS_PIPE`."""
-        now = time.monotonic()
-        while True:
-            try:
-                text = os.read(self._ranks_pipe, 65536)
-            except BlockingIOError:
-                return
-            if not text:  # the last one has closed it; opened anew, the pipe is silent until the next comes
-                former = self._ranks_pipe
-                self._unwatch(former)
-                self._open_ranks_pipe()  # first, for without any reader a thin parent cannot open it
-                os.close(former)
-                if self._core.ranks:
-                    self._core.ranks_gone(now)
-                return
-            *lines, self._ranks_text = (self._ranks_text + text).split(b"\n")
-            for line in lines:
-                word, _, rest = line.decode(errors="replace").partition(" ")
-                if word == "started":
-                    self._core.rank_started(RankProcess(*map(int, rest.split())))
-                elif word == "ended":
-                    rank, status, error = map(int, rest.split())
-                    self._core.rank_ended(rank, status, error, now)
-                elif word == "lost":
-                    stream, count, why = rest.split(" ", 2)
-                    self._lost[stream, why] += int(count)
+        now, former = time.monotonic(), self._ranks_pipe.descriptor
+        said = self._ranks_pipe.read()
+        for line in said.lines:
+            word, _, rest = line.partition(" ")
+            if word == "started":
+                self._core.rank_started(RankProcess(*map(int, rest.split())))
+            elif word == "ended":
+                rank, status, error = map(int, rest.split())
+                self._core.rank_ended(rank, status, error, now)
+            elif word == "lost":
+                stream, count, why = rest.split(" ", 2)
+                self._lost[stream, why] += int(count)
+        if said.all_gone:
+            self._unwatch(former)
+            self._watch(self._ranks_pipe.descriptor, self._on_ranks_pipe)
+            if self._core.ranks:
+                self._core.ranks_gone(now)
 
     def _on_output(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -293,8 +232,7 @@ class Launch:
                         with contextlib.suppress(ProcessLookupError):
                             os.killpg(child.pid, it.number)
             elif isinstance(it, SignalAgent):
-                if self._agent:
-                    self._agent.send_signal(it.number)
+                self._agent.signal(it.number)
             elif isinstance(it, Warn):
                 self._report("log", level="WARNING", text=it.text, logger="theorbo.launch")
             elif isinstance(it, MarkEnd):
@@ -308,20 +246,13 @@ class Launch:
             append(self._records, encode_record({"kind": kind, "time": time.time(), "pid": os.getpid(), **fields}))
 
     def _start_agent(self) -> None:
-        ours, agents = socket.socketpair()
-        ours.setblocking(False)
-        with agents, (self._spool / AGENT_LOG).open("ab") as log:
-            self._agent = subprocess.Popen(
-                [
-                    sys.executable, "-m", "theorbo.task_runtime.agent", "--spool", str(self._spool),
-                    "--broker", str(Path(self._plan.broker).absolute()), "--launcher-fd", str(agents.fileno()),
-                ],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(agents.fileno(),),
-                start_new_session=True, cwd="/",
-            )  # fmt: skip
-        self._agent_socket = ours
-        self._watch(ours.fileno(), self._on_agent)
-        self._core.agent_started(time.monotonic())
+        now = time.monotonic()
+        try:
+            self._watch(self._agent.start().fileno(), self._on_agent)
+        except OSError as error:  # no process, no descriptor, no disk: perhaps there is one later
+            self._perform(self._core.agent_ended(-1, f"the agent cannot be started: {error.strerror}", now))
+        else:
+            self._core.agent_started(now)
 
     def _start_ranks(self) -> None:
         plan = self._plan
@@ -375,15 +306,6 @@ class Launch:
             self._report("loss", stream=stream, count=count, detail=f"dropped by the rank: {why}")
         with contextlib.suppress(OSError):
             os.close(os.open(self._spool / END, os.O_WRONLY | os.O_CREAT, 0o600))
-
-    def _stop_agent(self) -> None:
-        if self._agent:
-            self._agent.terminate()
-            try:
-                self._agent.wait(GOODBYE_S)
-            except subprocess.TimeoutExpired:
-                self._agent.kill()
-                self._agent.wait()
 
 
 def _wake_on_signals() -> socket.socket:

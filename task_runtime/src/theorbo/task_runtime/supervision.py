@@ -6,7 +6,8 @@ Its life::
 
 * STARTING: an agent is started; if no broker welcomes it, nothing else is.
 * RUNNING: the ranks, started directly or by a *launcher* (mpiexec, mpirun, srun). An agent that dies is
-  started again, a bounded number of times.
+  started again, a bounded number of times and after a growing pause; not so one that is fenced, for another
+  agent has taken over.
 * CLEARING: what ranks have left behind in their process groups is ended.
 * DRAINING: the agent delivers what is left, within a bound.
 * OVER: `Finish` was given; what was not delivered stays in the spool.
@@ -23,6 +24,7 @@ import signal
 from typing import NamedTuple, Union
 
 from theorbo.schemas.limits import (
+    AGENT_PAUSE_S,
     AGENT_READY_S,
     AGENT_RESTARTS,
     AGENT_STEADY_S,
@@ -109,6 +111,8 @@ class Supervision:
         self._agent_at = 0.0
         self._agent_lives = False
         self._agent_lost = False  # it was given up
+        self._agent_fenced = False
+        self._restart_at: float | None = None
         self._ready_by: float | None = None
         self._launcher_by: dict[str, float] = {}  # reason → when the launcher is ended
         self._launcher_kill_at: float | None = None
@@ -136,6 +140,10 @@ class Supervision:
         self.phase, self._ready_by = Phase.RUNNING, None
         return [StartRanks()]
 
+    def agent_fenced(self) -> None:
+        """The agent says that another has taken over; it is about to end."""
+        self._agent_fenced = True
+
     def agent_ended(self, status: int, words: str, now: float) -> list[LaunchInstruction]:
         """The agent's process has ended; `words` is the end of what it wrote to stderr."""
         self._agent_lives = False
@@ -150,8 +158,9 @@ class Supervision:
         if now - self._agent_at >= AGENT_STEADY_S:
             self._agent_deaths = 0
         self._agent_deaths += 1
-        if self._agent_deaths <= AGENT_RESTARTS:
-            return [StartAgent()]
+        if self._agent_deaths <= AGENT_RESTARTS and not self._agent_fenced:
+            self._restart_at = now + AGENT_PAUSE_S * 2 ** (self._agent_deaths - 1)
+            return []
         self._agent_lost = True
         problem = f"the agent ended {self._agent_deaths} times, the last time with status {status}: {words}"
         if self.phase is Phase.DRAINING:
@@ -206,6 +215,9 @@ class Supervision:
     def due(self, table: list[Process], now: float) -> list[LaunchInstruction]:
         """What is to be done now, also because time has passed. `table`: see `wants_table`."""
         out: list[LaunchInstruction] = []
+        if self._restart_at is not None and now >= self._restart_at and self.phase is not Phase.OVER:
+            self._restart_at = None
+            out.append(StartAgent())
         if self.phase is Phase.STARTING and self._ready_by is not None and now >= self._ready_by:
             out += self._finish(f"the agent was not ready within {AGENT_READY_S:.0f} s")
             out += self._stop_agent()
@@ -220,7 +232,7 @@ class Supervision:
 
     def next_at(self, now: float) -> float | None:
         """When `due` is to be asked again even if nothing happens; None: never."""
-        times: list[float | None] = [self._ready_by, self._left_until, self._drain_by, self._agent_kill_at]
+        times = [self._ready_by, self._left_until, self._drain_by, self._agent_kill_at, self._restart_at]
         if self.phase is Phase.RUNNING:
             times += [self._launcher_kill_at, self.ending.kill_at]
             if not self._launcher_told:
@@ -281,6 +293,8 @@ class Supervision:
         if self._agent_kill_at is not None and now >= self._agent_kill_at:
             return [SignalAgent(signal.SIGKILL)]
         if self._drain_by is not None and now >= self._drain_by:
+            if not self._agent_lives:
+                return self._finish(f"not everything could be delivered within {DRAIN_S:.0f} s")
             self._drain_by, self._agent_kill_at = None, now + GOODBYE_S
             return [SignalAgent(signal.SIGTERM)]
         return []

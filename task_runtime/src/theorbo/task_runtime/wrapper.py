@@ -105,7 +105,7 @@ def _spawn(program: list[str], spool: str, source: Source) -> int:
     environment = {**os.environ, "THEORBO_RANK": str(source.index)}
     return os.posix_spawnp(
         program[0], program, environment, file_actions=actions, setsigmask=[],
-        setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # which Python ignores
+        setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP],  # which Python, and theorbo launch, ignore
     )  # fmt: skip
 
 

@@ -1,0 +1,394 @@
+"""What an Executor and the broker say to one another about one execution. Pure: messages and time in, instructions out.
+
+A `Conversation` holds a `core.Supervisor`, which decides about the Task; it adds what the protocol wants: delivering
+the Executor's own records, reading the journal, giving credit, recalling what a former Executor had. No socket,
+file, process or clock is in here, nor in the Supervisor. A skin (`session.Session`, or a simulator) does this:
+
+    supervisor = Supervisor(now, by="ada@lab", time_s=unix_time - now)                       # who submits
+    conversation = Conversation(Speaker(execution, EXECUTOR, 1, incarnation), supervisor)
+    conversation.offer(encode_record(record_fields(submission)))                             # after writing it to disk
+
+    supervisor = Supervisor(now, by="ada@lab", time_s=unix_time - now, attached=True)        # who attaches
+    conversation = Conversation(Speaker(execution, EXECUTOR, epoch, incarnation), supervisor, former=records, …)
+
+    conversation.take(message, now)     every message that a `LinkCore` shows, the first WELCOME included
+    conversation.decide(stimulus, now)  Wanted, LauncherEnded, Watching; and Tick every second and at `deadline`
+    conversation.outgoing(now)          after any of these: the PUT messages that are due
+
+`take` and `decide` return `values.Instruction`s. They are to be carried out one after the other, in their order and
+all of them, for `Send(CREDIT)` stands behind the hooks of what it confirms. A process that dies between the two has
+called hooks for what is not confirmed: whoever attaches is given that again, marked `redelivered`. `Report(event)`
+means: append the record to the spool, and whether or not that worked, `offer` it. After `Finish` (and after
+`GiveUp`) only `take` and `outgoing` make sense, until `idle`. `now` is any clock in seconds that never goes back.
+
+The rules:
+
+1. Events are given in the order of their sequence, each once. A link that was interrupted READs after the last
+   sequence. What a new journal (another `broker` in WELCOME) brings again is recognised by its number in its stream.
+2. CREDIT for a batch says that all its hooks were called. What follows a let go in the same batch is not given, and
+   not confirmed.
+3. Whoever attaches first recalls the signals and results up to the journal's end, without a hook; then it reads on
+   after what was `confirmed`. What is not after `given` is `redelivered`, for a former Executor may have had it.
+4. `executor_attached` is an attached Executor's first word, behind what the former one had written to a spool on this
+   machine and the broker had not got. A spool whose last owner is not the journal's last Executor was overtaken:
+   what it still holds is dropped. Of an execution that has ended nothing is reported at all.
+5. To another journal everything of our own is offered again, the submission too, before anything is read from it.
+   Should it be behind where our records begin, they are numbered anew: nobody else can report for us.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from theorbo.executor.core import Phase, Supervisor
+from theorbo.executor.own_records import OwnRecords
+from theorbo.executor.reported import Reported
+from theorbo.executor.values import (
+    Accepted,
+    AgentsHeard,
+    EmptySpool,
+    Fenced,
+    Heard,
+    Instruction,
+    Notice,
+    Rebuilt,
+    Recalled,
+    Report,
+    Send,
+    Stimulus,
+    Tick,
+    Wanted,
+    Wish,
+)
+from theorbo.schemas import events
+from theorbo.schemas.delivery import Delivery
+from theorbo.schemas.errors import InternalError, ProtocolError, Refused
+from theorbo.schemas.frames import Command, ErrorCode, Header, Message, decode_json, encode_json
+from theorbo.schemas.limits import COUNT, CREDIT_BYTES, SILENT_S
+from theorbo.schemas.names import BROKER, EXECUTOR, Channel, Speaker, Stream
+from theorbo.schemas.presentation import single_events
+from theorbo.schemas.records import LF, RS
+from theorbo.schemas.states import State
+
+_OWN_SIGNALS = Stream(EXECUTOR, Channel.SIGNALS)
+_RECALLED_CHANNELS = (Channel.SIGNALS.text, Channel.RESULTS.text)
+
+
+class Conversation:
+    """One Executor's end of it, from the first WELCOME to the outcome."""
+
+    def __init__(
+        self,
+        speaker: Speaker,
+        supervisor: Supervisor,
+        *,
+        former: Sequence[bytes] = (),
+        user: str = "",
+        host: str = "",
+    ) -> None:
+        """An epoch above 1 means to attach: `former` are then the records of the Executor's spool on this machine,
+        if there is one; `user` and `host` say who attaches.
+        """
+        self._speaker = speaker
+        self._supervisor = supervisor
+        self._user, self._host = user, host
+        self._delivery = Delivery(speaker.execution)
+        self._own = OwnRecords(former)
+        self._recalling = speaker.epoch > 1
+        self._accepted = False
+        self._wants_read = False
+        self._request = 0
+        self._read_request = self._list_request = 0
+        self._listed_at = supervisor.began_at
+        self._last_sequence = 0
+        self._confirmed = self._given = 0
+        self._journal_number = 0  # of our stream, that the broker has
+        self._recalled_number = 0
+        self._attached_number = 0
+        self._holder = ""  # the incarnation of the journal's last Executor
+        self._seen: dict[Stream, int] = {}
+        self._welcomed_time = self._submitted_time = self._final_time = 0.0
+        self._held_wishes: list[Wanted] = []
+        self.submission: events.ExecutionSubmitted | None = None
+        """What was submitted, once it was heard or recalled."""
+
+    @property
+    def execution(self) -> bytes:
+        """Which it is about."""
+        return self._speaker.execution
+
+    @property
+    def deadline(self) -> float:
+        """When a Tick is due at the latest."""
+        return self._supervisor.deadline
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything of our own is acknowledged."""
+        return self._delivery.idle
+
+    def duration_s(self, unix: float) -> float:
+        """From the submission to the final state, by the journal; to `unix` (Unix time) if there is none yet."""
+        if not self._submitted_time:
+            return 0.0
+        return (self._final_time or unix) - self._submitted_time
+
+    def offer(self, record: bytes) -> None:
+        """The next record of our own."""
+        self._own.add(record)
+        self._delivery.offer(EXECUTOR, Channel.SIGNALS, record)
+
+    def outgoing(self, now: float) -> list[Message]:
+        """What of our own is to be sent now."""
+        out = []
+        for instruction in self._delivery.outgoing(self._supervisor.unix(now)):
+            if not isinstance(instruction, Message):
+                raise InternalError("the Executor's own records have no attachments")
+            out.append(instruction)
+        return out
+
+    def decide(self, stimulus: Stimulus, now: float) -> list[Instruction]:
+        """What follows from something that was not said by the broker."""
+        if isinstance(stimulus, Wanted):
+            if self._recalling and stimulus.wish in (Wish.CANCEL, Wish.KILL):
+                self._held_wishes.append(stimulus)  # what is asked for already has to be known first
+                return []
+            if self._final_time:  # nothing is left to be cancelled
+                stimulus = Wanted(Wish.LET_GO, stimulus.reason)
+        out: list[Instruction] = [*self._supervisor.handle(stimulus, now)]
+        if isinstance(stimulus, Tick):
+            if self._wants_read:
+                out.append(self._read())
+            if self._supervisor.blind and now - self._listed_at >= SILENT_S:
+                self._listed_at = now
+                self._list_request = self._new_request()
+                header = Header(request=self._list_request, execution=self._speaker.execution)
+                out.append(Send(Message(Command.LIST, header, encode_json(all=True, limit=1))))
+        return out
+
+    def take(self, message: Message, now: float) -> list[Instruction]:
+        """What follows from a message of the broker.
+
+        Raises Refused if it does not take the submission, or cannot tell any more about the execution;
+        ProtocolError for a body that is not what it must be.
+        """
+        header = message.header
+        match message.command:
+            case Command.WELCOME:
+                return self._welcome(header, decode_json(message.body), now)
+            case Command.ACK:
+                return self._acknowledged(header, now)
+            case Command.EVENTS if header.request == self._read_request:
+                return self._recall(message, now) if self._recalling else self._hear(message, now)
+            case Command.END if header.request == self._read_request and self._recalling:
+                return self._recalled(now)
+            case Command.LISTING if header.request == self._list_request:
+                return [*self._supervisor.handle(AgentsHeard(_agents_heard(decode_json(message.body))), now)]
+            case Command.REFUSED:
+                return self._refused(message, now)
+        return []
+
+    # --- the broker is there, or is there again -------------------------------------------------------
+
+    def _welcome(self, header: Header, said: dict[str, Any], now: float) -> list[Instruction]:
+        another = self._delivery.welcomed(str(said.get("broker", "")))
+        number = _count(said, "accepted")
+        if self._recalling:
+            self._welcomed_time = header.time
+            self._journal_number = number
+            self._confirmed = _count(said, "confirmed")
+            self._given = max(self._given, _count(said, "given"))
+            return [] if self._over else [self._read()]
+        out: list[Instruction] = []
+        if another:
+            self._own.base = min(self._own.base, number)
+            self._delivery.start(_OWN_SIGNALS, self._own.base)
+            for record in self._own.records:
+                self._delivery.offer(EXECUTOR, Channel.SIGNALS, record)
+            self._accepted = self._accepted and not self._own.records
+        else:
+            out += self._say_again(number, now)
+        return [*out, self._read()] if self._accepted and not self._over else out
+
+    def _say_again(self, number: int, now: float) -> list[Instruction]:
+        """A broker that was killed before it had `executor_attached` on disk has forgotten us, and may have listened
+        to the former Executor, if that one was only cut off: whose record has our number is not known then. So
+        what we had to say is said once more, behind it; that does no harm if it was ours.
+        """
+        sure = max(self._delivery.acknowledged(_OWN_SIGNALS), self._journal_number)
+        if not sure < self._attached_number <= max(number, sure) or self._over:
+            return []
+        again = self._own.records[sure - self._own.base :]
+        self._own.forget()
+        self._own.continue_after(number)
+        self._delivery.start(_OWN_SIGNALS, number)
+        out: list[Instruction] = []
+        for record in again:
+            event = events.decode_event(record.strip(RS + LF))
+            if isinstance(event, events.ExecutorAttached):
+                self._attached_number = number + 1 + len(out)
+                event = event.model_copy(update={"time": self._supervisor.unix(now), "number": self._attached_number})
+            if isinstance(event, (events.ExecutorAttached, events.ControlRequested, events.LauncherGone)):
+                out.append(Report(event))
+        return out
+
+    def _acknowledged(self, header: Header, now: float) -> list[Instruction]:
+        self._delivery.handle_ack(header, self._supervisor.unix(now))
+        if self._accepted or self._recalling or not self._delivery.acknowledged(_OWN_SIGNALS):
+            return []
+        self._accepted = True
+        return [self._read(), *self._supervisor.handle(Accepted(), now)] if not self._over else []
+
+    def _refused(self, message: Message, now: float) -> list[Instruction]:
+        fields = decode_json(message.body)
+        code, words = str(fields.get("code")), str(fields.get("message"))
+        if code == ErrorCode.FENCED:
+            self._delivery.disconnected()
+            return [*self._supervisor.handle(Fenced(), now)]
+        if self._over:
+            return []
+        if self._supervisor.phase is Phase.SUBMITTING:
+            raise Refused(code, f"the broker refuses the submission: {words} ({code})")
+        if message.header.request == self._read_request:
+            if code == ErrorCode.UNKNOWN_EXECUTION:
+                words = "it has another journal than before"
+            execution = self._speaker.execution.hex()
+            raise Refused(code, f"the broker cannot tell any more about execution {execution}: {words}")
+        return [Notice(f"the broker refuses what the Executor has reported: {words} ({code})")]
+
+    # --- reading --------------------------------------------------------------------------------------
+
+    def _read(self) -> Send:
+        self._wants_read = False
+        self._read_request = self._new_request()
+        channels = _RECALLED_CHANNELS if self._recalling else None
+        follow = not self._recalling
+        body = encode_json(follow=follow, after=self._last_sequence, channels=channels, credit=CREDIT_BYTES)
+        header = Header(request=self._read_request, execution=self._speaker.execution)
+        return Send(Message(Command.READ, header, body))
+
+    def _hear(self, message: Message, now: float) -> list[Instruction]:
+        header = message.header
+        out: list[Instruction] = []
+        if header.sequence > self._last_sequence:  # else it was read twice, around a reconnection
+            for own, event in single_events(header, message.body):
+                if self._over:
+                    return out
+                self._learn(own, event)
+                reported = self._fresh(own, event)
+                if reported:
+                    out += self._supervisor.handle(Heard(reported), now)
+            self._last_sequence = header.sequence
+        elif self._over:
+            return out
+        return [*out, self._credit(message, self._last_sequence)]
+
+    def _fresh(self, header: Header, event: events.EventBase) -> Reported | None:
+        """The event, unless it was given before; what the broker itself reports may have changed since then."""
+        stream = Stream(header.source or BROKER, Channel(header.channel))
+        again = header.first <= self._seen.get(stream, 0)
+        if again and stream.source != BROKER:
+            return None
+        self._seen[stream] = header.first
+        return Reported(header, event, redelivered=again or header.sequence <= self._given)
+
+    def _credit(self, message: Message, sequence: int) -> Send:
+        header = Header(
+            request=message.header.request, execution=self._speaker.execution, count=len(message.body),
+            sequence=sequence,
+        )  # fmt: skip
+        return Send(Message(Command.CREDIT, header))
+
+    # --- recalling ------------------------------------------------------------------------------------
+
+    def _recall(self, message: Message, now: float) -> list[Instruction]:
+        header = message.header
+        out: list[Instruction] = []
+        if header.sequence > self._last_sequence and not self._over:
+            self._last_sequence = header.sequence
+            for own, event in single_events(header, message.body):
+                self._learn(own, event)
+                recalled = Recalled(Reported(own, event), header.sequence <= self._confirmed)
+                out += self._supervisor.handle(recalled, now)
+        return [*out, self._credit(message, min(header.sequence, self._confirmed))]
+
+    def _learn(self, header: Header, event: events.EventBase) -> None:
+        match event:
+            case events.ExecutionSubmitted() if self.submission is None:
+                self.submission, self._submitted_time = event, header.time
+                self._holder = event.incarnation
+            case events.ExecutorAttached():
+                self._holder = event.incarnation
+            case events.StateChanged(state=state) if header.source == BROKER:
+                if state in _FINAL:
+                    self._final_time = header.time
+            case events.Loss(stream=stream, last=last) if stream == str(_OWN_SIGNALS):
+                self._recalled_number = max(self._recalled_number, last)  # damaged in the journal: it will not come
+        if header.source == EXECUTOR and header.channel == Channel.SIGNALS:
+            self._recalled_number = max(self._recalled_number, header.first)
+
+    def _recalled(self, now: float) -> list[Instruction]:
+        """The journal's end as it was; what was accepted then, but not yet on disk, is waited for."""
+        if self._over:
+            return []
+        if self._recalled_number < self._journal_number:
+            self._wants_read = True
+            return []
+        self._recalling = False
+        self._accepted = True
+        self._last_sequence = self._confirmed
+        out: list[Instruction] = []
+        if not self._own.belongs_to(self._holder):
+            out.append(EmptySpool())
+            self._own.forget()
+        if self._final_time:
+            self._own.forget()
+        else:
+            self._own.continue_after(self._journal_number)
+            self._delivery.start(_OWN_SIGNALS, self._own.base)
+            for record in self._own.records:
+                self._delivery.offer(EXECUTOR, Channel.SIGNALS, record)
+            attached = events.ExecutorAttached(
+                time=self._supervisor.unix(now), epoch=self._speaker.epoch, incarnation=self._speaker.incarnation,
+                number=self._own.next_number, user=self._user, host=self._host,
+            )  # fmt: skip
+            self._attached_number = attached.number
+            out.append(Report(attached))
+        ago_s = max(0.0, self._welcomed_time - self._submitted_time)  # both by the broker's clock
+        out += self._supervisor.handle(Rebuilt(ago_s), now)
+        for wanted in self._held_wishes:
+            out += self._supervisor.handle(wanted, now)
+        return out if self._over else [*out, self._read()]
+
+    # --- small things -------------------------------------------------------------------------------------
+
+    @property
+    def _over(self) -> bool:
+        return self._supervisor.phase is Phase.OVER
+
+    def _new_request(self) -> int:
+        self._request += 1
+        return self._request
+
+
+_FINAL = frozenset(str(state) for state in State if state.final)
+
+
+def _count(said: dict[str, Any], name: str) -> int:
+    value = said.get(name, 0)
+    if not isinstance(value, int) or not 0 <= value < COUNT:
+        raise ProtocolError(ErrorCode.MALFORMED, f"WELCOME: {name} {str(value)[:100]} is no number")
+    return value
+
+
+def _agents_heard(listing: dict[str, Any]) -> bool:
+    """Whether any agent in a view is not silent. LISTING comes from the broker, and holds the one view asked for."""
+    views = listing.get("executions")
+    contacts = [view.get("contact") for view in views if isinstance(view, dict)] if isinstance(views, list) else []
+    return any(
+        name.startswith("agent:") and value != "silent"
+        for contact in contacts
+        if isinstance(contact, dict)
+        for name, value in contact.items()
+    )

@@ -1,0 +1,43 @@
+"""What ranks find around them: their environment, and the directories in the spool that it names."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from theorbo.schemas.launch_plan import LaunchPlan
+from theorbo.schemas.spool import PYTHON
+from theorbo.task_runtime.inprocess_path import make_inprocess_path, with_inprocess_path
+
+OUR_MAIN = "theorbo.task_runtime.main"
+BIN = "bin"
+"""A directory in the spool that holds the command `theorbo`, for PATH."""
+
+_FOREIGN_RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")
+
+
+def make_rank_directories(spool: Path) -> None:
+    """Make what `rank_environment` names. Raises OSError."""
+    make_inprocess_path(spool / PYTHON)
+    (spool / BIN).mkdir()
+    (spool / BIN / "theorbo").symlink_to(Path(sys.executable).with_name("theorbo"))
+
+
+def rank_environment(plan: LaunchPlan, spool: Path) -> dict[str, str]:
+    """The environment of every rank, but for THEORBO_RANK of those that are started directly."""
+    environment = with_inprocess_path(plan.environment, spool / PYTHON)
+    environment["THEORBO_SPOOL"] = str(spool)
+    environment["THEORBO_EXECUTION"] = plan.execution
+    environment["THEORBO_RANKS"] = str(plan.ranks)
+    # So that scripts find `theorbo emit`; last, and alone in its directory, so that it hides nothing.
+    environment["PATH"] = os.pathsep.join([environment.get("PATH", os.defpath), str(spool / BIN)])
+    environment.pop("THEORBO_RANK", None)  # of a Task inside of which we may have been started
+    if not plan.launcher_command:
+        for name in _FOREIGN_RANKS:
+            environment.pop(name, None)
+    if OUR_MAIN not in plan.command:
+        # Python writes to a file in blocks of 8 KiB, and what is in there dies with it. Our own main turns on
+        # buffering by lines, which is cheaper; other programs do not look at this.
+        environment.setdefault("PYTHONUNBUFFERED", "1")
+    return environment

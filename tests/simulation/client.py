@@ -1,0 +1,81 @@
+"""A client's end of the conversation: the real `LinkCore` on a simulated socket, in place of `schemas.link.Link`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from theorbo.schemas.frames import NO_EXECUTION, Command, Header, Message
+from theorbo.schemas.link_core import LinkCore, LinkInstruction, Reconnect, Say, Show, next_address
+from theorbo.schemas.names import Speaker
+
+from .network import Dealer
+from .scheduler import Process
+
+if TYPE_CHECKING:
+    from .world import World
+
+
+class ClientLink:
+    """What `Link` does, without sockets and clocks of its own."""
+
+    def __init__(self, world: World, process: Process, speaker: Speaker | None) -> None:
+        self._world = world
+        self._process = process
+        self.core = LinkCore(speaker, process.name, 7, process.now)
+        self._execution = speaker.execution if speaker else NO_EXECUTION
+        self._request = 1
+        self._addresses = world.connection_file
+        self._connect(self._addresses[0])
+
+    def _connect(self, address: str) -> None:
+        self.address = address
+        self.dealer = Dealer(self._world.network, self._process, address)
+        self.dealer.on_readable = self._on_readable
+        self._perform(self.core.connected(self._process.now))
+
+    def _on_readable(self) -> None:
+        self._process.on_message()  # type: ignore[attr-defined]  # every client has it
+
+    @property
+    def silent_for_s(self) -> float:
+        return self._process.now - self.core.heard_at
+
+    def new_request(self) -> int:
+        self._request += 1
+        return self._request
+
+    def send(self, message: Message) -> bool:
+        if message.command == Command.PUT:
+            self._world.remember_put(self._process.name, message)
+        if not self.dealer.send(message):
+            return False
+        self.core.said(self._process.now)
+        return True
+
+    def receive(self) -> list[Message]:
+        return [
+            shown
+            for message in self.dealer.take()
+            for shown in self._perform(self.core.received(message, self._process.now))
+        ]
+
+    def tick(self) -> None:
+        self._perform(self.core.tick(self._process.now))
+
+    def _perform(self, instructions: list[LinkInstruction]) -> list[Message]:
+        shown: list[Message] = []
+        for instruction in instructions:
+            match instruction:
+                case Say(message):
+                    self.send(message)
+                case Show(message):
+                    shown.append(message)
+                case Reconnect():
+                    former, self._addresses = self._addresses, self._world.connection_file
+                    self.dealer.close()
+                    self._connect(next_address(self._addresses, former, self.address))
+        return shown
+
+    def close(self) -> None:
+        self.send(Message(Command.BYE, Header(execution=self._execution)))
+        self.dealer.close_lingering()
