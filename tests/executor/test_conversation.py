@@ -13,18 +13,20 @@ from theorbo.executor.values import (
     Finish,
     GiveUp,
     Launch,
+    LauncherEnded,
     Remember,
     Report,
     Send,
     Tick,
     Wanted,
+    Watching,
     WatchLauncher,
     Wish,
 )
 from theorbo.schemas import events
 from theorbo.schemas.errors import Refused
 from theorbo.schemas.frames import Command, Header, Message, decode_json, encode_json
-from theorbo.schemas.limits import CONNECT_S, DRAIN_S, LOST_S, SILENT_S
+from theorbo.schemas.limits import CONNECT_S, DRAIN_S, LAUNCHER_WORD_S, LOST_S, SILENT_S
 from theorbo.schemas.names import BROKER, EXECUTOR, LAUNCHER, Channel, Source, SourceKind, Speaker
 from theorbo.schemas.records import encode_record
 
@@ -116,6 +118,16 @@ class Talk:
 
     def end(self) -> list:
         return self.take(Message(Command.END, Header(request=self.conversation._read_request)))
+
+    def look(self) -> Header:
+        """What the READ for the launcher's last word was asked with."""
+        (message,) = [each for each in self.sent if each.command == Command.READ]
+        fields = decode_json(message.body)
+        assert (fields["follow"], fields["channels"]) == (False, ["signals"])
+        return message.header
+
+    def end_of_look(self) -> list:
+        return self.take(Message(Command.END, self.look()))
 
     def read(self) -> dict:
         """What the READ that was sent last says."""
@@ -381,7 +393,8 @@ def test_a_launcher_that_cannot_be_watched_is_gone_when_no_agent_is_heard():
     assert not any(isinstance(each, Report) for each in talk.decide(Tick(0.0)))
     listing(**{"executor": "alive", "agent:0": "silent"})
     talk.now += LOST_S
-    (report,) = [each.event for each in talk.decide(Tick(0.0)) if isinstance(each, Report)]
+    talk.decide(Tick(0.0))
+    (report,) = [each.event for each in talk.end_of_look() if isinstance(each, Report)]
     assert report.reason == "the launcher on lab cannot be watched from here, and no agent was heard for 120 s"
     assert not talk.supervisor.blind
 
@@ -406,6 +419,58 @@ def test_when_it_is_not_known_whose_record_has_our_number_it_is_said_again_behin
     talk.ack(4)
     talk.welcome(accepted=4)
     assert not any(isinstance(each, Report) for each in talk.out)
+
+
+def test_an_executor_that_is_behind_finds_the_launchers_last_word_in_the_journal():
+    talk = attach(confirmed=5, given=5)
+    talk.end()
+    talk.decide(Watching())
+    talk.decide(LauncherEnded(None))
+    talk.now += LAUNCHER_WORD_S
+    talk.decide(Tick(0.0))
+    asked = talk.look()
+    talk.events(6, RANK, Channel.LOG, log("one of many that wait"))
+    ended = events.LauncherEnded(time=1.0, exit_code=0)
+    header = asked._replace(channel=Channel.SIGNALS, source=LAUNCHER, first=2, count=1, position=9, sequence=900)
+    talk.take(Message(Command.EVENTS, header, record(ended)))
+    assert [(each.command, each.header.sequence) for each in talk.sent] == [(Command.CREDIT, 6)]
+    talk.take(Message(Command.END, asked))
+    talk.now += LAUNCHER_WORD_S
+    assert talk.decide(Tick(0.0)) == []
+    talk.events(900, LAUNCHER, Channel.SIGNALS, ended, first=2)
+    assert talk.called() == [("nals/2", False)], "it is heard in its turn"
+
+
+def test_the_look_for_the_last_word_is_repeated_when_the_broker_was_restarted():
+    talk = running()
+    talk.decide(LauncherEnded(0))
+    talk.now += LAUNCHER_WORD_S
+    talk.decide(Tick(0.0))
+    before = talk.look()
+    assert talk.decide(Tick(0.0)) == []
+    talk.welcome(accepted=1)
+    talk.decide(Tick(0.0))
+    assert talk.take(Message(Command.END, before)) == []
+    talk.now += LAUNCHER_WORD_S
+    busy = Message(
+        Command.REFUSED, Header(request=talk.conversation._word_request), encode_json(code="busy", message="later")
+    )
+    assert talk.take(busy) == []
+    talk.decide(Tick(0.0))
+    assert [each.event.kind for each in talk.end_of_look() if isinstance(each, Report)] == ["launcher_gone"]
+
+
+def test_what_another_journal_brings_of_streams_not_seen_since_attaching_is_marked():
+    talk = attach(confirmed=5, given=5)
+    talk.end()
+    talk.events(6, RANK, Channel.LOG, log("new"))
+    assert talk.called() == [("/log/1", False)]
+    talk.welcome("another journal", accepted=2)
+    talk.ack(3)
+    talk.events(1_000_000_007, RANK, Channel.RESULTS, events.Result(time=1.0, name="first"), first=1)
+    assert talk.called() == [("ults/1", True)], "the former Executor may have had it"
+    talk.events(1_000_000_008, RANK, Channel.LOG, log("new"), log("newer"), first=1)
+    assert talk.called() == [("/log/2", False)]
 
 
 # --- the records of a spool -------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from theorbo.executor.values import (
     Finish,
     GiveUp,
     Heard,
+    LastWord,
     Launch,
     LauncherEnded,
     Notice,
@@ -164,9 +165,21 @@ def test_a_launcher_that_ended_without_a_word_is_reported_after_a_short_wait():
     running = launched()
     assert running.handle(LauncherEnded(-9), T0 + 1) == []
     assert running.handle(Tick(0.0), T0 + 1.5) == []
-    (report,) = running.handle(Tick(0.0), T0 + 1 + LAUNCHER_WORD_S)
+    assert running.handle(Tick(0.0), T0 + 1 + LAUNCHER_WORD_S) == []
+    assert running.looks_for_last_word, "the Executor may be behind the journal"
+    assert running.deadline > T0 + 1000
+    (report,) = running.handle(LastWord(None), T0 + 6)
     assert report.event.reason == "the launcher was killed by signal 9 without a word"
-    assert running.handle(Tick(0.0), T0 + 10) == []
+    assert running.handle(Tick(0.0), T0 + 10) == running.handle(LastWord(None), T0 + 10) == []
+
+
+def test_a_launcher_whose_last_word_is_in_the_journal_and_not_heard_yet_is_not_reported():
+    running = launched()
+    running.handle(LauncherEnded(0), T0 + 1)
+    running.handle(Tick(0.0), T0 + 1 + LAUNCHER_WORD_S)
+    assert running.handle(LastWord(events.LauncherEnded(time=1.0, exit_code=0)), T0 + 5) == []
+    assert not running.looks_for_last_word
+    assert running.handle(Tick(0.0), T0 + 60) == running.handle(LastWord(None), T0 + 60) == []
 
 
 def test_a_launcher_whose_last_word_comes_in_time_is_not_reported():
@@ -182,7 +195,9 @@ def test_the_wait_for_the_launchers_word_counts_only_while_the_broker_is_heard()
     assert running.handle(Tick(4.0), T0 + 1 + LAUNCHER_WORD_S) == []
     assert kinds(running.handle(Tick(6.0), T0 + 6)) == [Notice]
     assert kinds(running.handle(Tick(0.0), T0 + 7)) == [Notice]
-    assert kinds(running.handle(Tick(0.0), T0 + 6 + LAUNCHER_WORD_S)) == [Report]
+    assert not running.looks_for_last_word
+    assert running.handle(Tick(0.0), T0 + 6 + LAUNCHER_WORD_S) == []
+    assert kinds(running.handle(LastWord(None), T0 + 10)) == [Report]
 
 
 def test_a_launcher_that_could_not_be_started_is_reported_at_the_next_tick():

@@ -120,6 +120,34 @@ class TestAWholeRun:
         ended_whole(running)
 
 
+class TestWhoeverWatches:
+    def test_tail_and_ps_tell_what_hinders_the_broker_and_when_it_is_over(
+        self, disk, broker, running, wait_for, tmp_path, run_theorbo
+    ):
+        out, err = tmp_path / "seen", tmp_path / "said"
+        with out.open("wb") as seen, err.open("wb") as said:
+            watching = subprocess.Popen(
+                [
+                    sys.executable, "-m", "theorbo.schemas.command", "tail", "--json", "--until-ended",
+                    "--broker", str(broker.connection_file),
+                ],
+                stdin=subprocess.DEVNULL, stdout=seen, stderr=said,
+            )  # fmt: skip
+        wait_for(lambda: "is live" in err.read_text(), "the live stream")
+        filled(disk, running, wait_for)
+        wait_for(lambda: WAITS in err.read_text(), "a word of tail about the full disk")
+        asked = run_theorbo("ps", "--broker", broker.connection_file)
+        assert f"theorbo ps: {WAITS}" in asked.stderr
+        assert "RUNNING" in asked.stdout
+        disk.free()
+        ended_whole(running)
+        watching.wait(60)
+        assert "the broker goes on" in err.read_text()
+        told = [event for event in map(json.loads, out.read_text().splitlines()) if event["kind"] == "broker_trouble"]
+        assert [bool(event["text"]) for event in told] == [True, False]
+        assert run_theorbo("ps", "--all", "--broker", broker.connection_file).stderr == ""
+
+
 class TestWhatElseCanBeMissing:
     def test_a_state_directory_that_is_read_only_is_refused_in_one_line(self, disk, isolation):
         """(A file system does not become read-only under a journal that is open, but by its own errors.)"""

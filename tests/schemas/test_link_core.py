@@ -60,6 +60,18 @@ def test_hello_is_said_again_if_the_welcome_was_lost(core):
     assert Command.HELLO not in said(core.tick(112.0))
 
 
+def test_a_question_that_met_a_broker_that_does_not_know_us_is_asked_again(core):
+    question = Message(Command.LIST, Header(request=7))
+    core.connected(100.0)
+    core.received(WELCOME, 100.1)
+    assert said(core.asks(question)) == [Command.LIST]
+    assert said(core.received(UNKNOWN, 102.0)) == [Command.HELLO]
+    shown, again = core.received(WELCOME, 102.1)
+    assert (shown, again) == (Show(WELCOME), Say(question))
+    core.received(Message(Command.LISTING, Header(request=7)), 102.2)
+    assert core.received(WELCOME, 102.3) == [Show(WELCOME)], "it is answered"
+
+
 def test_whoever_says_nothing_says_ping(core):
     core.connected(100.0)
     core.received(WELCOME, 100.0)

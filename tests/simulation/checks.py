@@ -194,7 +194,7 @@ class Checks:
         self.recoveries += 1
         for batch in lost:
             del self.rows[batch.sequence]
-            if batch.source.kind is SourceKind.AGENT and batch.first == 1 and batch.channel == Channel.SIGNALS:
+            if batch.source.kind is not SourceKind.RANK and batch.first == 1 and batch.channel == Channel.SIGNALS:
                 self.forgotten.add(batch.execution)
         for execution in {batch.execution for batch in lost}:
             known = self.executions[execution] = Known()

@@ -15,6 +15,7 @@ from theorbo.broker.core import Core
 from theorbo.broker.cursors import Cursor
 from theorbo.broker.deliveries import Deliveries, acknowledgement
 from theorbo.broker.executions import Execution
+from theorbo.broker.peers import Peers
 from theorbo.broker.snapshots import Beacon
 from theorbo.broker.streams import StreamHead
 from theorbo.broker.values import Append, Publish, Send
@@ -142,7 +143,7 @@ def _forget_state(execution: Execution) -> None:
 
 
 def _without_control(original: Any) -> Any:
-    def hello(self: Core, *args: Any) -> list[Any]:
+    def hello(self: Peers, *args: Any) -> list[Any]:
         out = original(self, *args)
         return [each for each in out if not (isinstance(each, Send) and each.message.command == Command.CONTROL)]
 
@@ -283,7 +284,7 @@ MUTATIONS = (
     Mutation("what is late is not marked", ((Execution, "accept", _never_late),), first=270),
     Mutation("numbered loss ignored", ((StreamHead, "lose", _always(False)),)),
     Mutation("conservation ignores loss", ((Execution, "_conservation", _without_loss),)),
-    Mutation("control not repeated at HELLO", ((Core, "_hello", _without_control),)),
+    Mutation("control not repeated at HELLO", ((Peers, "hello", _without_control),)),
     Mutation("credit ignored", ((Cursor, "affords", _always(True)),)),
     Mutation("beacon without heads", ((Beacon, "next", _beacon_without_heads),)),
     Mutation("forget what was given to an Executor", ((Cursor, "give", _given_nowhere),)),

@@ -18,7 +18,7 @@ The rules:
 8. For each source one process speaks: the one with the highest epoch. All that came before it are fenced off.
 
 `Core.handle` is the only way in. It asks for no time, opens no file and no socket, and never raises for
-what a peer has sent. Where to read on: `sessions` for HELLO, `deliveries` for PUT and ACK, `executions` and
+what a peer has sent. Where to read on: `peers` and `sessions` for HELLO, `deliveries` for PUT and ACK, `executions` and
 `streams` for what is known of an execution, `cursors` for readers, `snapshots` and `views` for LIST and the
 beacon, `payloads` for attachments, `damage` for rows of the journal that cannot be read, `reminders` for what
 did not fit into a peer's queue, `commits` for what follows when something is on disk.
@@ -35,10 +35,8 @@ from theorbo.broker.damage import Damage
 from theorbo.broker.deliveries import Deliveries
 from theorbo.broker.executions import Execution
 from theorbo.broker.payloads import Payloads
-from theorbo.broker.refusals import Refusals
-from theorbo.broker.reminders import Reminders
-from theorbo.broker.sessions import Session, Sessions
-from theorbo.broker.signals import told_to_end
+from theorbo.broker.peers import Peers
+from theorbo.broker.sessions import Session
 from theorbo.broker.values import (
     Append,
     ChunkRead,
@@ -59,34 +57,26 @@ from theorbo.broker.values import (
     Recall,
     Recalled,
     Received,
-    Send,
     Subscribed,
     Tick,
     Unsent,
 )
-from theorbo.schemas import __version__
 from theorbo.schemas.errors import ProtocolError
 from theorbo.schemas.frames import (
     NO_EXECUTION,
-    PROTOCOL_VERSION,
     Command,
     ErrorCode,
     Header,
     Message,
-    decode_json,
     decode_message,
-    encode_json,
 )
 from theorbo.schemas.limits import (
     ENDED_IN_MEMORY,
-    HEARTBEAT_S,
     LOST_S,
     OPEN_EXECUTIONS,
     RECENT_S,
     SUSPECT_S,
-    WINDOW_BYTES,
 )
-from theorbo.schemas.names import EXECUTOR, Channel
 
 _COMMANDS = frozenset({
     Command.HELLO, Command.PING, Command.PUT, Command.ATTACH, Command.READ, Command.CREDIT, Command.CLOSE,
@@ -106,18 +96,16 @@ class Core:
         self._broker = broker
         self._lost_after_s = lost_after_s
         self._executions: dict[bytes, Execution] = {}
-        self._sessions = Sessions()
         self._deliveries = Deliveries(last_sequence)
         self._cursors = Cursors()
         self._payloads = Payloads()
         self._damage = Damage(self._deliveries)
-        self._reminders = Reminders()
-        self._refusals = Refusals()
+        self._peers = Peers(broker, self._executions, self._cursors, self._payloads, now)
         self._beacon = snapshots.Beacon(broker)
         self._commits = Commits(
             last_sequence,
             self._executions,
-            self._sessions,
+            self._peers.sessions,
             self._deliveries,
             self._cursors,
             self._payloads,
@@ -125,10 +113,7 @@ class Core:
         )
         self._confirmed: dict[bytes, Execution] = {}
         """Executions whose Executor has confirmed more than the journal knows."""
-        self._journal_problem = ""
         self._ticked_at = now
-        self.heard_at = now
-        """When any peer was last heard."""
 
     @property
     def open_executions(self) -> int:
@@ -141,14 +126,19 @@ class Core:
         return self._commits.last_sequence
 
     @property
+    def heard_at(self) -> float:
+        """When any peer was last heard."""
+        return self._peers.heard_at
+
+    @property
     def refused(self) -> Counter[str]:
         """Refusals by code since the start."""
-        return self._refusals.by_code
+        return self._peers.refusals.by_code
 
     @property
     def refused_of(self) -> Counter[tuple[str, str]]:
         """Refusals by code and origin since the start."""
-        return self._refusals.by_origin
+        return self._peers.refusals.by_origin
 
     def wants(self, wish: ReadJournal) -> bool:
         """Whether somebody still waits for what is to be read; the peer may have closed its READ, or gone."""
@@ -184,7 +174,7 @@ class Core:
                 nonce = it.topic.startswith(b"nonce/")
                 return [Publish(it.topic, Header(time=now), b"")] if nonce else []
             case Unsent():
-                self._unsent(it)
+                self._peers.unsent(it)
                 return []
             case Forgotten():
                 execution = self._executions.get(it.execution)
@@ -192,12 +182,11 @@ class Core:
                     del self._executions[it.execution]
                 return []
             case JournalTrouble():
-                self._journal_problem = it.problem
-                return []
+                return self._peers.trouble(it.problem, now)
             case Tick():
                 return self._tick(now)
             case Ending():
-                return [Send(session.peer, Message(Command.GOODBYE, Header(time=now))) for session in self._sessions]
+                return self._peers.goodbye(now)
 
     # --- messages --------------------------------------------------------------------------------
 
@@ -208,23 +197,23 @@ class Core:
             header = message.header
             return self._answer(it, message, now, journal_asked)
         except ProtocolError as error:
-            return self._refuse(it.peer, header, error, now, it.principal)
+            return self._peers.refuse(it.peer, header, error, now, it.principal)
 
     def _answer(self, it: Received, message: Message, now: float, journal_asked: bool) -> list[Instruction]:
         """Raises ProtocolError."""
         command, about = message.command, message.header.execution
         if command not in _COMMANDS:
             raise ProtocolError(ErrorCode.UNKNOWN_COMMAND, f"unknown command {command[:40]!r}")
-        session = self._sessions.get(it.peer)
+        session = self._peers.sessions.get(it.peer)
         if command != Command.HELLO:
             if session is None or session.principal != it.principal:
                 raise ProtocolError(ErrorCode.UNKNOWN_PEER, "say HELLO first (the broker may have been restarted)")
-            self._hear(session, now)
+            self._peers.hear(session, now)
         missing = command in _OF_AN_EXECUTION and about != NO_EXECUTION and about not in self._executions
         if missing and not journal_asked:
             return [Recall(about, it)]
         if session is None or command == Command.HELLO:
-            return self._hello(it, message, now)
+            return self._peers.hello(it, message, now)
         if missing and command != Command.PUT:
             raise deliveries.unknown_execution(about)
         return self._converse(session, message, now)
@@ -235,8 +224,7 @@ class Core:
                 return self._put(session, message, now)
             case Command.PING:
                 header = Header(request=message.header.request, execution=message.header.execution, time=now)
-                body = encode_json(problem=self._journal_problem) if self._journal_problem else b""
-                return [Send(session.peer, Message(Command.PONG, header, body))]
+                return [self._peers.pong(session.peer, header)]
             case Command.CREDIT:
                 out, supervised = self._cursors.credit(session.peer, message)
                 if supervised and supervised.confirmed > supervised.noted:
@@ -256,80 +244,8 @@ class Core:
             case Command.FETCH:
                 return [*self._payloads.fetch(session, message)]
             case _:  # BYE
-                return self._bye(session)
-
-    def _refuse(
-        self, peer: bytes, header: Header, error: ProtocolError, now: float, principal: str = ""
-    ) -> list[Instruction]:
-        return self._refusals.refuse(peer, self._sessions.get(peer), principal, header, error, now)
-
-    # --- peers -----------------------------------------------------------------------------------
-
-    def _hello(self, it: Received, message: Message, now: float) -> list[Instruction]:
-        """Raises ProtocolError."""
-        session = Session(it.peer, it.principal, message.header, decode_json(message.body), now)
-        execution = self._executions.get(session.execution)
-        if session.role == "agent" and execution is None:
-            raise deliveries.unknown_execution(session.execution)
-        if execution and session.source:
-            execution.stand(session.source, session.epoch, session.incarnation)
-        out: list[Instruction] = []
-        for former in self._sessions.admit(session):
-            self._let_go(former.peer)
-            if former.peer != it.peer and (former.epoch, former.incarnation) != (session.epoch, session.incarnation):
-                error = ProtocolError(ErrorCode.FENCED, f"another process speaks for {session.source} from now on")
-                out += self._refusals.refuse(former.peer, former, former.principal, Header(), error, now)
-        self._hear(session, now)
-        fields: dict[str, object] = {
-            "broker": self._broker, "version": __version__, "protocol": PROTOCOL_VERSION,
-            "heartbeat_s": HEARTBEAT_S, "window_bytes": WINDOW_BYTES,
-        }  # fmt: skip
-        if session.role == "executor":
-            head = execution.streams.get((EXECUTOR, Channel.SIGNALS)) if execution else None
-            fields["accepted"] = head.accepted if head else 0
-            fields["confirmed"], fields["given"] = (execution.confirmed, execution.given) if execution else (0, 0)
-        header = Header(request=message.header.request, execution=session.execution, time=now)
-        out.append(Send(it.peer, Message(Command.WELCOME, header, encode_json(**fields))))
-        if execution and session.role == "agent":
-            if execution.state.final:
-                out.append(Send(it.peer, told_to_end(execution.id, execution.state, now)))
-            elif not execution.decided.final:
-                out += [Send(it.peer, Message(Command.CONTROL, *control)) for control in execution.controls]
-        return out
-
-    def _hear(self, session: Session, now: float) -> None:
-        """Raises ProtocolError if another process has taken over from the one that speaks."""
-        self.heard_at = session.heard_at = now
-        execution = self._executions.get(session.execution)
-        if execution and session.source:
-            execution.stand(session.source, session.epoch, session.incarnation)
-            execution.heard(session.source, now)
-
-    def _bye(self, session: Session) -> list[Instruction]:
-        execution = self._executions.get(session.execution)
-        if execution and session.source:
-            execution.contacts.pop(str(session.source), None)
-        self._drop(session.peer)
-        return self.confirmations()
-
-    def _drop(self, peer: bytes) -> None:
-        """Forget a peer and what it reads."""
-        self._sessions.drop(peer)
-        self._let_go(peer)
-
-    def _let_go(self, peer: bytes) -> None:
-        """Nothing of what a former session has asked for is done any more."""
-        self._cursors.drop(peer)
-        self._payloads.drop(peer)
-        self._reminders.drop(peer)
-
-    def _unsent(self, it: Unsent) -> None:
-        if it.gone:
-            self._drop(it.peer)
-        elif it.message.command in (Command.EVENTS, Command.END):
-            self._cursors.unsent(it)
-        elif self._sessions.get(it.peer):
-            self._reminders.unsent(it)
+                self._peers.bye(session)
+                return self.confirmations()
 
     # --- deliveries ------------------------------------------------------------------------------
 
@@ -344,7 +260,7 @@ class Core:
             if self.open_executions >= OPEN_EXECUTIONS:
                 raise ProtocolError(ErrorCode.BUSY, f"{OPEN_EXECUTIONS} executions are open; submit again later")
             execution = self._executions[header.execution] = Execution(header.execution, now)
-            self._hear(session, now)
+            self._peers.hear(session, now)
             out.append(Keep(execution.id, submitted.time, None, {}))
         return [*out, *self._deliveries.put(session, execution, header, message.body, now)]
 
@@ -374,7 +290,7 @@ class Core:
         try:
             return out + self._cursors.journal_read(it, self.committed_sequence)
         except ProtocolError as error:
-            return out + self._refuse(it.peer, Header(request=it.request), error, now)
+            return out + self._peers.refuse(it.peer, Header(request=it.request), error, now)
 
     def _payload(self, it: ChunkStored | ChunkRead, now: float) -> list[Instruction]:
         out: list[Instruction] = []
@@ -383,28 +299,25 @@ class Core:
             out = [answer] if answer else []
         except ProtocolError as error:
             header = it.header if isinstance(it, ChunkRead) else Header(execution=it.reference.execution)
-            out = self._refuse(it.peer, header, error, now)
+            out = self._peers.refuse(it.peer, header, error, now)
         return [*out, *self._payloads.next_fetch(it)] if isinstance(it, ChunkRead) else out
 
     # --- time ------------------------------------------------------------------------------------
 
     def _tick(self, now: float) -> list[Instruction]:
-        out = self._refusals.tick()
+        out = self._peers.refusals.tick()
         stalled = not 0.0 <= now - self._ticked_at < SUSPECT_S
         self._ticked_at = now
         if stalled:
             out.append(Note("warning", "the broker did not run for a while; everybody has a new lease", {}))
-            for session in self._sessions:
-                session.heard_at = now
+            self._peers.renew(now)
             for execution in self._executions.values():
                 execution.renew(now)
-        for session in self._sessions:
-            if now - session.heard_at >= self._lost_after_s:
-                self._drop(session.peer)
+        self._peers.expire(now, self._lost_after_s)
         for execution in list(self._executions.values()):
             out += self._expire(execution, now)
         beacon = self._beacon.next(self._executions.values(), now)
-        return [*out, *self._reminders.tick(self._executions, now), *self._cursors.tick(), beacon]
+        return [*out, *self._peers.reminders.tick(self._executions, now), *self._cursors.tick(), beacon]
 
     def _expire(self, execution: Execution, now: float) -> list[Instruction]:
         """LOST after silence; out of memory when nothing has happened since the end."""

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import resource
 import socket
 import stat
 import tempfile
@@ -35,6 +36,15 @@ class AlreadyRunning(Unavailable):
         self.pid = pid
         """Of the other one; 0 if it is not known yet."""
         self.embedded = embedded
+
+
+def raise_descriptor_limit() -> int:
+    """As many descriptors as the system lets us have, for each connection takes one; returns how many that are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):  # a system that does not let us: it stays as it was
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def prepare(directory: Path, mountinfo: Path = Path("/proc/self/mountinfo")) -> None:

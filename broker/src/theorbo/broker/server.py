@@ -101,6 +101,7 @@ class Server:
 
     def _start(self, undo: contextlib.ExitStack) -> None:
         plan = self._plan
+        place.raise_descriptor_limit()
         place.prepare(plan.state)
         self._lock = place.Lock(plan.state, embedded=plan.embedded)
         undo.callback(self._lock.release)

@@ -21,6 +21,7 @@ from theorbo.schemas.errors import Unavailable
 from theorbo.schemas.frames import Header, Message
 from theorbo.schemas.limits import (
     CONNECTIONS_REMEMBERED,
+    HANDSHAKE_S,
     MESSAGE_BYTES,
     PEER_QUEUE_MESSAGES,
     PUBLISH_QUEUE_MESSAGES,
@@ -55,6 +56,7 @@ class Sockets:
         self.xpub.setsockopt(zmq.MAXMSGSIZE, SUBSCRIPTION_BYTES)
         for socket in (self.router, self.xpub):
             socket.setsockopt(zmq.LINGER, 0)
+            socket.setsockopt(zmq.HANDSHAKE_IVL, int(HANDSHAKE_S * 1000))
             give_up_dead_connections(socket)
             socket.setsockopt(zmq.IPV6, int("[" in router))
             if key:

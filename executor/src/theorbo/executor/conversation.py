@@ -28,7 +28,8 @@ The rules:
 2. CREDIT for a batch says that all its hooks were called. What follows a let go in the same batch is not given, and
    not confirmed.
 3. Whoever attaches first recalls the signals and results up to the journal's end, without a hook; then it reads on
-   after what was `confirmed`. What is not after `given` is `redelivered`, for a former Executor may have had it.
+   after what was `confirmed`. What is not after `given` is `redelivered`, for a former Executor may have had it; and
+   once there is another journal, all of streams of which it had seen nothing by then, for they may come again.
 4. `executor_attached` is an attached Executor's first word, behind what the former one had written to a spool on this
    machine and the broker had not got. A spool whose last owner is not the journal's last Executor was overtaken:
    what it still holds is dropped. Of an execution that has ended nothing is reported at all.
@@ -43,6 +44,7 @@ from typing import Any
 
 from theorbo.executor.core import Phase, Supervisor
 from theorbo.executor.own_records import OwnRecords
+from theorbo.executor.recalling import OWN_SIGNALS, RECALLED_CHANNELS, Recollection, number_in
 from theorbo.executor.reported import Reported
 from theorbo.executor.values import (
     Accepted,
@@ -51,6 +53,7 @@ from theorbo.executor.values import (
     Fenced,
     Heard,
     Instruction,
+    LastWord,
     Notice,
     Rebuilt,
     Recalled,
@@ -63,16 +66,12 @@ from theorbo.executor.values import (
 )
 from theorbo.schemas import events
 from theorbo.schemas.delivery import Delivery
-from theorbo.schemas.errors import InternalError, ProtocolError, Refused
+from theorbo.schemas.errors import InternalError, Refused
 from theorbo.schemas.frames import Command, ErrorCode, Header, Message, decode_json, encode_json
-from theorbo.schemas.limits import COUNT, CREDIT_BYTES, SILENT_S
+from theorbo.schemas.limits import CREDIT_BYTES, SILENT_S
 from theorbo.schemas.names import BROKER, EXECUTOR, Channel, Speaker, Stream
 from theorbo.schemas.presentation import single_events
 from theorbo.schemas.records import LF, RS
-from theorbo.schemas.states import State
-
-_OWN_SIGNALS = Stream(EXECUTOR, Channel.SIGNALS)
-_RECALLED_CHANNELS = (Channel.SIGNALS.text, Channel.RESULTS.text)
 
 
 class Conversation:
@@ -99,24 +98,24 @@ class Conversation:
         self._accepted = False
         self._wants_read = False
         self._request = 0
-        self._read_request = self._list_request = 0
+        self._read_request = self._list_request = self._word_request = 0
         self._listed_at = supervisor.began_at
         self._last_sequence = 0
-        self._confirmed = self._given = 0
-        self._journal_number = 0  # of our stream, that the broker has
-        self._recalled_number = 0
+        self._known = Recollection()
         self._attached_number = 0
-        self._holder = ""  # the incarnation of the journal's last Executor
         self._seen: dict[Stream, int] = {}
-        self._welcomed_time = self._submitted_time = self._final_time = 0.0
+        self._followed: frozenset[Stream] | None = None  # who attached, and met another journal: what it knew by then
         self._held_wishes: list[Wanted] = []
-        self.submission: events.ExecutionSubmitted | None = None
-        """What was submitted, once it was heard or recalled."""
 
     @property
     def execution(self) -> bytes:
         """Which it is about."""
         return self._speaker.execution
+
+    @property
+    def submission(self) -> events.ExecutionSubmitted | None:
+        """What was submitted, once it was heard or recalled."""
+        return self._known.submission
 
     @property
     def deadline(self) -> float:
@@ -130,9 +129,7 @@ class Conversation:
 
     def duration_s(self, unix: float) -> float:
         """From the submission to the final state, by the journal; to `unix` (Unix time) if there is none yet."""
-        if not self._submitted_time:
-            return 0.0
-        return (self._final_time or unix) - self._submitted_time
+        return self._known.duration_s(unix)
 
     def offer(self, record: bytes) -> None:
         """The next record of our own."""
@@ -154,12 +151,14 @@ class Conversation:
             if self._recalling and stimulus.wish in (Wish.CANCEL, Wish.KILL):
                 self._held_wishes.append(stimulus)  # what is asked for already has to be known first
                 return []
-            if self._final_time:  # nothing is left to be cancelled
+            if self._known.final_at:  # nothing is left to be cancelled
                 stimulus = Wanted(Wish.LET_GO, stimulus.reason)
         out: list[Instruction] = [*self._supervisor.handle(stimulus, now)]
         if isinstance(stimulus, Tick):
             if self._wants_read:
                 out.append(self._read())
+            if self._supervisor.looks_for_last_word and not self._word_request and self._accepted:
+                out.append(self._look_for_last_word())
             if self._supervisor.blind and now - self._listed_at >= SILENT_S:
                 self._listed_at = now
                 self._list_request = self._new_request()
@@ -183,6 +182,8 @@ class Conversation:
                 return self._recall(message, now) if self._recalling else self._hear(message, now)
             case Command.END if header.request == self._read_request and self._recalling:
                 return self._recalled(now)
+            case Command.EVENTS | Command.END if header.request == self._word_request:
+                return self._last_word(message, now)
             case Command.LISTING if header.request == self._list_request:
                 return [*self._supervisor.handle(AgentsHeard(_agents_heard(decode_json(message.body))), now)]
             case Command.REFUSED:
@@ -193,17 +194,17 @@ class Conversation:
 
     def _welcome(self, header: Header, said: dict[str, Any], now: float) -> list[Instruction]:
         another = self._delivery.welcomed(str(said.get("broker", "")))
-        number = _count(said, "accepted")
+        self._word_request = 0
+        if another and self._speaker.epoch > 1 and self._followed is None:
+            self._followed = frozenset(self._seen)
+        number = number_in(said, "accepted")
         if self._recalling:
-            self._welcomed_time = header.time
-            self._journal_number = number
-            self._confirmed = _count(said, "confirmed")
-            self._given = max(self._given, _count(said, "given"))
+            self._known.welcomed(header, said)
             return [] if self._over else [self._read()]
         out: list[Instruction] = []
         if another:
             self._own.base = min(self._own.base, number)
-            self._delivery.start(_OWN_SIGNALS, self._own.base)
+            self._delivery.start(OWN_SIGNALS, self._own.base)
             for record in self._own.records:
                 self._delivery.offer(EXECUTOR, Channel.SIGNALS, record)
             self._accepted = self._accepted and not self._own.records
@@ -216,13 +217,13 @@ class Conversation:
         to the former Executor, if that one was only cut off: whose record has our number is not known then. So
         what we had to say is said once more, behind it; that does no harm if it was ours.
         """
-        sure = max(self._delivery.acknowledged(_OWN_SIGNALS), self._journal_number)
+        sure = max(self._delivery.acknowledged(OWN_SIGNALS), self._known.accepted)
         if not sure < self._attached_number <= max(number, sure) or self._over:
             return []
         again = self._own.records[sure - self._own.base :]
         self._own.forget()
         self._own.continue_after(number)
-        self._delivery.start(_OWN_SIGNALS, number)
+        self._delivery.start(OWN_SIGNALS, number)
         out: list[Instruction] = []
         for record in again:
             event = events.decode_event(record.strip(RS + LF))
@@ -235,7 +236,7 @@ class Conversation:
 
     def _acknowledged(self, header: Header, now: float) -> list[Instruction]:
         self._delivery.handle_ack(header, self._supervisor.unix(now))
-        if self._accepted or self._recalling or not self._delivery.acknowledged(_OWN_SIGNALS):
+        if self._accepted or self._recalling or not self._delivery.acknowledged(OWN_SIGNALS):
             return []
         self._accepted = True
         return [self._read(), *self._supervisor.handle(Accepted(), now)] if not self._over else []
@@ -250,6 +251,9 @@ class Conversation:
             return []
         if self._supervisor.phase is Phase.SUBMITTING:
             raise Refused(code, f"the broker refuses the submission: {words} ({code})")
+        if message.header.request == self._word_request:
+            self._word_request = 0  # it looks again
+            return []
         if message.header.request == self._read_request:
             if code == ErrorCode.UNKNOWN_EXECUTION:
                 words = "it has another journal than before"
@@ -262,11 +266,28 @@ class Conversation:
     def _read(self) -> Send:
         self._wants_read = False
         self._read_request = self._new_request()
-        channels = _RECALLED_CHANNELS if self._recalling else None
+        channels = RECALLED_CHANNELS if self._recalling else None
         follow = not self._recalling
         body = encode_json(follow=follow, after=self._last_sequence, channels=channels, credit=CREDIT_BYTES)
         header = Header(request=self._read_request, execution=self._speaker.execution)
         return Send(Message(Command.READ, header, body))
+
+    def _look_for_last_word(self) -> Send:
+        """From where we are to the journal's end, past all that waits to be heard."""
+        self._word_request = self._new_request()
+        fields = {"after": self._last_sequence, "channels": [Channel.SIGNALS.text], "credit": CREDIT_BYTES}
+        header = Header(request=self._word_request, execution=self._speaker.execution)
+        return Send(Message(Command.READ, header, encode_json(follow=False, **fields)))
+
+    def _last_word(self, message: Message, now: float) -> list[Instruction]:
+        if message.command == Command.END:
+            self._word_request = 0
+            return [*self._supervisor.handle(LastWord(None), now)]
+        out: list[Instruction] = []
+        for _, event in single_events(message.header, message.body):
+            if isinstance(event, (events.LauncherEnded, events.LauncherGone)):
+                out += self._supervisor.handle(LastWord(event), now)
+        return [*out, self._credit(message, self._last_sequence)]
 
     def _hear(self, message: Message, now: float) -> list[Instruction]:
         header = message.header
@@ -275,7 +296,7 @@ class Conversation:
             for own, event in single_events(header, message.body):
                 if self._over:
                     return out
-                self._learn(own, event)
+                self._known.learn(own, event)
                 reported = self._fresh(own, event)
                 if reported:
                     out += self._supervisor.handle(Heard(reported), now)
@@ -291,7 +312,8 @@ class Conversation:
         if again and stream.source != BROKER:
             return None
         self._seen[stream] = header.first
-        return Reported(header, event, redelivered=again or header.sequence <= self._given)
+        unsure = self._followed is not None and stream not in self._followed
+        return Reported(header, event, redelivered=again or unsure or header.sequence <= self._known.given)
 
     def _credit(self, message: Message, sequence: int) -> Send:
         header = Header(
@@ -308,45 +330,30 @@ class Conversation:
         if header.sequence > self._last_sequence and not self._over:
             self._last_sequence = header.sequence
             for own, event in single_events(header, message.body):
-                self._learn(own, event)
-                recalled = Recalled(Reported(own, event), header.sequence <= self._confirmed)
+                self._known.learn(own, event)
+                recalled = Recalled(Reported(own, event), header.sequence <= self._known.confirmed)
                 out += self._supervisor.handle(recalled, now)
-        return [*out, self._credit(message, min(header.sequence, self._confirmed))]
-
-    def _learn(self, header: Header, event: events.EventBase) -> None:
-        match event:
-            case events.ExecutionSubmitted() if self.submission is None:
-                self.submission, self._submitted_time = event, header.time
-                self._holder = event.incarnation
-            case events.ExecutorAttached():
-                self._holder = event.incarnation
-            case events.StateChanged(state=state) if header.source == BROKER:
-                if state in _FINAL:
-                    self._final_time = header.time
-            case events.Loss(stream=stream, last=last) if stream == str(_OWN_SIGNALS):
-                self._recalled_number = max(self._recalled_number, last)  # damaged in the journal: it will not come
-        if header.source == EXECUTOR and header.channel == Channel.SIGNALS:
-            self._recalled_number = max(self._recalled_number, header.first)
+        return [*out, self._credit(message, min(header.sequence, self._known.confirmed))]
 
     def _recalled(self, now: float) -> list[Instruction]:
         """The journal's end as it was; what was accepted then, but not yet on disk, is waited for."""
         if self._over:
             return []
-        if self._recalled_number < self._journal_number:
+        if not self._known.complete:
             self._wants_read = True
             return []
         self._recalling = False
         self._accepted = True
-        self._last_sequence = self._confirmed
+        self._last_sequence = self._known.confirmed
         out: list[Instruction] = []
-        if not self._own.belongs_to(self._holder):
+        if not self._own.belongs_to(self._known.holder):
             out.append(EmptySpool())
             self._own.forget()
-        if self._final_time:
+        if self._known.final_at:
             self._own.forget()
-        else:
-            self._own.continue_after(self._journal_number)
-            self._delivery.start(_OWN_SIGNALS, self._own.base)
+        self._own.continue_after(self._known.accepted)
+        self._delivery.start(OWN_SIGNALS, self._own.base)
+        if not self._known.final_at:
             for record in self._own.records:
                 self._delivery.offer(EXECUTOR, Channel.SIGNALS, record)
             attached = events.ExecutorAttached(
@@ -355,8 +362,7 @@ class Conversation:
             )  # fmt: skip
             self._attached_number = attached.number
             out.append(Report(attached))
-        ago_s = max(0.0, self._welcomed_time - self._submitted_time)  # both by the broker's clock
-        out += self._supervisor.handle(Rebuilt(ago_s), now)
+        out += self._supervisor.handle(Rebuilt(self._known.launched_ago_s), now)
         for wanted in self._held_wishes:
             out += self._supervisor.handle(wanted, now)
         return out if self._over else [*out, self._read()]
@@ -370,16 +376,6 @@ class Conversation:
     def _new_request(self) -> int:
         self._request += 1
         return self._request
-
-
-_FINAL = frozenset(str(state) for state in State if state.final)
-
-
-def _count(said: dict[str, Any], name: str) -> int:
-    value = said.get(name, 0)
-    if not isinstance(value, int) or not 0 <= value < COUNT:
-        raise ProtocolError(ErrorCode.MALFORMED, f"WELCOME: {name} {str(value)[:100]} is no number")
-    return value
 
 
 def _agents_heard(listing: dict[str, Any]) -> bool:

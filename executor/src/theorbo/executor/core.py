@@ -5,7 +5,8 @@ The rules:
 1. Nothing is launched before the broker has the submission on disk.
 2. The end of a Task is learned from the bus alone: a `state_changed` with a final state. That the
    launcher's process has ended is only evidence: if nobody reports `launcher_ended` within a short wait, the
-   Executor reports `launcher_gone`, and the broker decides.
+   journal is looked through to its end, for the Executor may be behind. If it is not there the Executor reports
+   `launcher_gone`, and the broker decides.
 3. The wait counts only while the broker is heard, for a silent broker may have the report already.
 4. The first interrupt cancels (SIGTERM, the grace, SIGKILL), the second kills, the third lets go.
 5. Reaching the time limit is a cancellation with another cause; the clock starts with the launch, and goes on
@@ -41,6 +42,7 @@ from theorbo.executor.values import (
     Finish,
     GiveUp,
     Heard,
+    LastWord,
     Launch,
     LauncherEnded,
     Notice,
@@ -107,6 +109,7 @@ class Supervisor:
         self._requested: str | None = None  # the last action asked for
         self._launcher_word = False  # whether launcher_ended was heard, or launcher_gone reported
         self._launcher = LauncherEnded(None)
+        self._missed = ""  # why launcher_gone is to be reported, if the journal does not know better
         self._silent = False
         self._problem = ""
         self._reason = ""
@@ -129,6 +132,11 @@ class Supervisor:
     def blind(self) -> bool:
         """Whether nobody would tell that the launcher has died, so that it matters whether agents are heard."""
         return self._attached and self.phase is Phase.SUPERVISING and not self._watching and not self._launcher_word
+
+    @property
+    def looks_for_last_word(self) -> bool:
+        """Whether the journal is to be looked through for the launcher's end, whatever has been heard of it yet."""
+        return bool(self._missed) and not self._launcher_word and self.phase is not Phase.OVER
 
     def unix(self, now: float) -> float:
         """Unix time at `now`."""
@@ -159,6 +167,8 @@ class Supervisor:
             case AgentsHeard(some):
                 self._agents_silent_since = math.inf if some else min(self._agents_silent_since, now)
                 return []
+            case LastWord(event):
+                return self._looked(event, now)
             case Fenced():
                 self.phase = Phase.OVER
                 return [Finish(self.state, "another Executor has taken over", fenced=True)]
@@ -281,6 +291,14 @@ class Supervisor:
             self._word_until = now + (LAUNCHER_WORD_S if ended.started else 0.0)
         return []
 
+    def _looked(self, event: events.LauncherEnded | events.LauncherGone | None, now: float) -> list[Decision]:
+        if not self.looks_for_last_word:
+            return []
+        if event is None:
+            return self._gone(self._missed, now)
+        self._learn(event)  # it will be heard, too, when everything before it has been
+        return []
+
     def _gone(self, reason: str, now: float) -> list[Decision]:
         self._launcher_word, self._word_until = True, math.inf
         fields = {"exit_code": self._launcher.exit_code, "reason": reason}
@@ -309,7 +327,11 @@ class Supervisor:
             self._kill_unheeded_at = math.inf
             out += [EndLauncher(), Notice("the Task did not end in time; its launcher is told to end")]
         if now >= self._word_until:
-            out += self._gone(self._how_it_went(), now)
+            self._word_until = math.inf
+            if self._launcher.started:
+                self._missed = self._how_it_went()
+            else:
+                out += self._gone(self._how_it_went(), now)
         if self.blind:
             out += self._look_out(silent_for_s, now)
         # A broker that is heard says LOST by itself, some time after it has lost the agents.
@@ -334,7 +356,8 @@ class Supervisor:
         self.phase = Phase.LAUNCHER_ENDED
         self._limit_at, self._last_sign_at = math.inf, now
         where = f"on {self._launched.host} cannot be watched from here" if self._launched else "has never reported"
-        return self._gone(f"the launcher {where}, and no agent was heard for {LOST_S:g} s", now)
+        self._missed = f"the launcher {where}, and no agent was heard for {LOST_S:g} s"
+        return []
 
     def _contact(self, silent_for_s: float, now: float) -> list[Decision]:
         if silent_for_s > 2 * HEARTBEAT_S and self._word_until < math.inf:

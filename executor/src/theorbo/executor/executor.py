@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import difflib
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,12 +24,12 @@ from theorbo.executor.core import Supervisor
 from theorbo.executor.environment import UpdatePath, checked_update_path, own_environment, sourced, updated
 from theorbo.executor.execution_id import new_execution
 from theorbo.executor.hooks import HOOK_NAMES
-from theorbo.executor.mpi import allocated_ranks, ask_version, cores, find_starter, starter_command
 from theorbo.executor.outcome import Outcome
 from theorbo.executor.own_spool import OwnSpool
 from theorbo.executor.preflight import did_you_mean
-from theorbo.executor.programs import BinaryProgram, Inquiry, Program, Ready, TaskProgram
-from theorbo.executor.provenance import GitQuestion, host, selected, shown_command, user, versions
+from theorbo.executor.preparing import Options, launch_plan, prepare, submission
+from theorbo.executor.programs import BinaryProgram, Program, Ready, TaskProgram
+from theorbo.executor.provenance import GitQuestion, host, user
 from theorbo.executor.reported import Reported
 from theorbo.executor.session import Session
 from theorbo.executor.values import Finish, Wish
@@ -39,8 +38,8 @@ from theorbo.schemas.errors import UsageError
 from theorbo.schemas.events import ExecutionSubmitted
 from theorbo.schemas.launch_plan import LaunchPlan
 from theorbo.schemas.limits import GRACE_S, OUTCOME_RESULTS, SPOOL_BYTES
-from theorbo.schemas.link import Link, open_link
-from theorbo.schemas.names import EXECUTOR, Speaker, checked_name, new_incarnation
+from theorbo.schemas.link import Link
+from theorbo.schemas.names import EXECUTOR, Speaker, new_incarnation
 from theorbo.schemas.spool import default_root
 
 Hook = Callable[["Executor", Reported], object]
@@ -215,7 +214,8 @@ class Executor:
         return Path(self.spool_root) if self.spool_root else default_root()
 
     def _execute(self, detach: bool) -> Outcome:
-        self._check(detach)
+        options = self._options()
+        options.check(detach=detach)
         work_dir = str(Path(self.work_dir or ".").absolute())
         if not Path(work_dir).is_dir():
             raise UsageError(f"there is no working directory {work_dir}")
@@ -226,84 +226,31 @@ class Executor:
         try:
             inquiry = program.look(environment, work_dir, self.parameters)
             speaker = Speaker(execution, EXECUTOR, 1, new_incarnation())
-            link, ready = self._prepare(inquiry, speaker)
+            link, ready = prepare(inquiry, self.broker, speaker)
         except BaseException:
             git.answer()
             raise
         try:
-            plan = self._plan(ready, execution, environment, work_dir, link)
-            submission = self._submission(ready, plan, git.answer(), speaker)
-            return self._supervise(link, plan, submission, speaker, detach)
+            plan = launch_plan(
+                options, ready, execution, environment, work_dir, link.path,
+                mpi=self._uses_mpi(ready), notice=self._notice,
+            )  # fmt: skip
+            submitted = submission(options, ready, plan, git.answer(), speaker)
+            return self._supervise(link, plan, submitted, speaker, detach)
         finally:
             link.close()
 
-    def _check(self, detach: bool) -> None:
-        try:
-            for what, text in (("experiment", self.experiment), ("run", self.run), ("task", self.name or "")):
-                if text:
-                    checked_name(what, text)
-        except ValueError as error:
-            raise UsageError(str(error)) from None
-        if self.ranks is not None and self.ranks < 1:
-            raise UsageError(f"{self.ranks} ranks: at least 1 is wanted")
-        if self.time_limit_s is not None and not self.time_limit_s > 0:
-            raise UsageError(f"time limit of {self.time_limit_s} s: a positive number is wanted")
-        if self.spool_bytes < 1:
-            raise UsageError(f"a spool of {self.spool_bytes} bytes: a positive number is wanted")
-        if not self.grace_s >= 0:
-            raise UsageError(f"grace of {self.grace_s} s: a number of seconds is wanted")
-        if detach and self.time_limit_s is not None:
-            raise UsageError("a time limit needs an Executor that stays; give up one of time limit and detaching")
+    def _options(self) -> Options:
+        return Options(
+            self.name, self.experiment, self.run, self.ranks, self.time_limit_s, self.grace_s, self.spool_root,
+            self.spool_bytes,
+        )  # fmt: skip
 
     def _program(self) -> Program:
         return TaskProgram(self.task, self.python)
 
-    def _prepare(self, inquiry: Inquiry, speaker: Speaker) -> tuple[Link, Ready]:
-        """Both take time: the look at the program goes on while the broker is found or started."""
-        try:
-            link = open_link(self.broker, speaker)
-        except BaseException:
-            inquiry.abandon()
-            raise
-        try:
-            return link, inquiry.answer()
-        except BaseException:
-            inquiry.abandon()
-            link.close()
-            raise
-
     def _uses_mpi(self, ready: Ready) -> bool:
         return ready.use_mpi
-
-    def _plan(
-        self, ready: Ready, execution: bytes, environment: dict[str, str], work_dir: str, link: Link
-    ) -> LaunchPlan:
-        environment = {**environment, **ready.variables}
-        ranks, starter = self.ranks or 1, list[str]()
-        if self._uses_mpi(ready):
-            ranks = self.ranks or allocated_ranks(environment)
-            path = find_starter(ready.python, environment)
-            version = ask_version(path, environment)
-            starter, variables = starter_command(path, version, ranks, cores(), os.getuid())
-            environment = {**environment, **variables}
-        elif ranks > 1:
-            self._notice(f"{ready.name} does not say that it uses MPI: {ranks} independent copies are started")
-        return LaunchPlan(
-            execution=execution.hex(), broker=str(link.path.absolute()), command=ready.command,
-            environment=environment, work_dir=work_dir, ranks=ranks, launcher_command=starter,
-            spool_root=self.spool_root, grace_s=self.grace_s, spool_bytes=self.spool_bytes,
-        )  # fmt: skip
-
-    def _submission(
-        self, ready: Ready, plan: LaunchPlan, git: dict[str, Any] | None, speaker: Speaker
-    ) -> ExecutionSubmitted:
-        return ExecutionSubmitted(
-            time=time.time(), task=self.name or ready.name, experiment=self.experiment, run=self.run,
-            ranks=plan.ranks, user=user(), host=host(), command=shown_command(plan.command),
-            parameters=ready.parameters, environment=selected(plan.environment), versions=versions(), git=git,
-            work_dir=plan.work_dir, time_limit_s=self.time_limit_s, grace_s=self.grace_s,
-            incarnation=speaker.incarnation, launcher="mpi" if plan.launcher_command else "local",
-        )  # fmt: skip
 
     def _supervise(
         self, link: Link, plan: LaunchPlan, submission: ExecutionSubmitted, speaker: Speaker, detach: bool

@@ -74,6 +74,12 @@ class AgentsHeard(NamedTuple):
     any: bool
 
 
+class LastWord(NamedTuple):
+    """What the journal had of the launcher's end when it was looked through to its end; None if there was nothing."""
+
+    event: events.LauncherEnded | events.LauncherGone | None
+
+
 class Fenced(NamedTuple):
     """The broker listens to another Executor of this execution, and no longer to this one."""
 
@@ -86,7 +92,7 @@ class Tick(NamedTuple):
 
 
 Stimulus = (
-    Accepted | Heard | Recalled | Rebuilt | Wanted | LauncherEnded | Watching | AgentsHeard | Fenced | Tick
+    Accepted | Heard | Recalled | Rebuilt | Wanted | LauncherEnded | Watching | AgentsHeard | LastWord | Fenced | Tick
 )  # fmt: skip
 
 # --- instructions -------------------------------------------------------------------------------

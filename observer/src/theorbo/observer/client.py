@@ -14,10 +14,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Iterator
 
 from theorbo.observer.filters import Filter
-from theorbo.observer.values import BrokerAway, BrokerBack, Item, Missed, Observation, Policy, Snapshot
+from theorbo.observer.values import BrokerAway, BrokerBack, BrokerTrouble, Item, Missed, Observation, Policy, Snapshot
 from theorbo.observer.watcher import Watcher
 
-__all__ = ["BrokerAway", "BrokerBack", "Item", "Missed", "Observation", "Snapshot", "Watcher", "watch", "watch_async"]
+__all__ = [
+    "BrokerAway", "BrokerBack", "BrokerTrouble", "Item", "Missed", "Observation", "Snapshot", "Watcher", "watch",
+    "watch_async",
+]  # fmt: skip
 
 
 def watch(

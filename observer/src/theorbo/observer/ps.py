@@ -65,6 +65,7 @@ def main(argv: list[str]) -> int:
         views = list_views(
             link, all=options.all, limit=LISTING_ROWS, **{name: value for name, value in wish.items() if value}
         )
+        problem = link.problem
     finally:
         link.close()
     now = time.time()
@@ -78,6 +79,8 @@ def main(argv: list[str]) -> int:
         console.print(table)
     else:
         print("\n".join(_aligned(views, now)))
+    if problem:
+        print(f"theorbo ps: the broker waits: {visible(problem)}; nothing is lost", file=sys.stderr)
     if len(views) >= LISTING_ROWS:
         print(f"theorbo ps: these are the newest {LISTING_ROWS}; there may be more", file=sys.stderr)
     if not views and not options.all and not options.json:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from theorbo.observer.states import present_state
 from theorbo.observer.tally import StreamCount, Verification, verification_fields
-from theorbo.observer.values import Missed, Observation
+from theorbo.observer.values import BrokerTrouble, Missed, Observation
 from theorbo.schemas.choosing import SHORT_DIGITS
 from theorbo.schemas.names import KIND_CHANNELS, OUTPUT_KIND
 from theorbo.schemas.presentation import as_line, as_object, json_line, line_of, style_of, visible, worth_a_line
@@ -37,6 +37,10 @@ class Objects:
         place = {**_place(item.view), "channel": item.channel.text, "position": item.first}
         said = {"last": item.last, "reason": item.reason}
         self._print({**place, "kind": "missed", "time": time.time(), **said})
+
+    def trouble(self, item: BrokerTrouble) -> None:
+        """What hinders the broker."""
+        self._print({**_place({}), "kind": "broker_trouble", "time": time.time(), "text": item.text})
 
     def verification(self, item: Verification) -> None:
         """The last one."""
@@ -74,6 +78,9 @@ class Lines:
         """What could not be had."""
         text = f"{item.last - item.first + 1} events on {item.channel.text} cannot be shown: {item.reason}"
         self._print(line_of(time.time(), _who(item.view), text), "red")
+
+    def trouble(self, _item: BrokerTrouble) -> None:
+        """People are told on stderr."""
 
     def verification(self, item: Verification) -> None:
         """A table, and the verdict as the last line."""

@@ -12,18 +12,20 @@ from theorbo.observer.filters import Filter
 from theorbo.observer.showing import Lines, Objects, doubt_of
 from theorbo.observer.states import has_ended
 from theorbo.observer.tally import Tally
-from theorbo.observer.values import BrokerAway, BrokerBack, Item, Missed, Observation, Policy, Snapshot
+from theorbo.observer.values import BrokerAway, BrokerBack, BrokerTrouble, Item, Missed, Observation, Policy, Snapshot
 from theorbo.observer.watcher import Watcher
 from theorbo.schemas.choosing import View, chosen
 from theorbo.schemas.errors import ExitStatus
 from theorbo.schemas.link import open_link
 from theorbo.schemas.points_in_time import point_in_time
+from theorbo.schemas.presentation import visible
 
 _EPILOG = """\
 The first lines are the present state: one for each execution that is open (with --json: objects of kind
 "snapshot", with the fields of theorbo ps --json). Every later line is one event; each comes once, in the
 order of its channel, whatever was dropped or restarted in between. What could not be had any more is told
-(with --json: kind "missed"). Of an --execution that has ended already its state is shown, and that is all;
+(with --json: kind "missed"), and so is what hinders the broker, as a full disk (kind "broker_trouble", with an
+empty text when it is over). Of an --execution that has ended already its state is shown, and that is all;
 theorbo replay shows its events.
 
 With --since the events of the past come first, from the broker's journal, then the present state, then what
@@ -148,3 +150,6 @@ def _show(item: Item, show: Objects | Lines, *, live: bool) -> None:
             _say(f"{text}; waiting for it")
         case BrokerBack():
             _say("the broker is back")
+        case BrokerTrouble(text):
+            show.trouble(item)
+            _say(f"the broker waits: {visible(text)}; nothing is lost" if text else "the broker goes on")

@@ -81,7 +81,14 @@ class BrokerBack(NamedTuple):
     """The broker answers again."""
 
 
-Item = Snapshot | Observation | Missed | BrokerAway | BrokerBack
+class BrokerTrouble(NamedTuple):
+    """Something hinders the broker (a full disk): nothing comes until that is over, and nothing is lost."""
+
+    text: str
+    """In the broker's own words; empty when it is over."""
+
+
+Item = Snapshot | Observation | Missed | BrokerAway | BrokerBack | BrokerTrouble
 """What whoever watches gets."""
 
 

@@ -21,6 +21,7 @@ from theorbo.observer.values import (
     Batch,
     BrokerAway,
     BrokerBack,
+    BrokerTrouble,
     Finished,
     Item,
     Missed,
@@ -77,6 +78,7 @@ class Watcher:
         self._live = self._subscriber()
         self._ready: list[Instruction] = self._subscription.join(self._link.connection.broker, time.monotonic())
         self._away = False
+        self._trouble = ""
         self._tick_at = self._awake_at = time.monotonic()
 
     def __enter__(self) -> Watcher:
@@ -103,7 +105,11 @@ class Watcher:
         yield from self._perform(self._ready)
         self._ready = []
         now = time.monotonic()
-        for message in self._link.receive():
+        messages = self._link.receive()
+        if self._link.problem != self._trouble:
+            self._trouble = self._link.problem
+            yield BrokerTrouble(self._trouble)
+        for message in messages:
             if message.command == Command.GOODBYE:
                 yield from self._notice_away("the broker is being ended")
                 continue

@@ -382,6 +382,9 @@ COMMIT_BYTES = 16 * MIB
 """What goes into one transaction at most: more makes acknowledgements wait and gains nothing. The rest goes into the
 next one."""
 
+RECEIVED_AT_ONCE = 1_000
+"""Messages that a client takes from its socket before it is somebody else's turn; what is left waits in the socket."""
+
 MESSAGES_AT_ONCE = 200
 """Messages taken from a socket before the broker looks after commits, cursors and time; what is left waits in the
 socket."""
@@ -438,8 +441,12 @@ LAST_CALL_S = 0.1
 just read the file."""
 
 GOODBYE_LINGER_S = 0.5
-"""How long a broker that ends waits for its last messages to be taken by its peers. What they miss is asked for or
-sent again."""
+"""How long a broker that ends, or a client that says BYE, waits for its last messages to be taken. What the others miss
+is asked for or sent again, or found out by silence."""
+
+HANDSHAKE_S = 30.0
+"""A connection on which ZMTP's and CURVE's handshake is not finished within this time is closed: slow networks need a
+second, and who says nothing holds a descriptor of the broker."""
 
 # --- time ----------------------------------------------------------------------------------
 HEARTBEAT_S = 1.0
@@ -470,6 +477,22 @@ RESEND_S = 10.0
 CONNECT_S = 10.0
 """How long a client tries to reach a broker, over all its addresses, before it gives up and says what it tried. Agents
 and Executors that were welcomed once go on trying."""
+
+TRY_S = 1.0
+"""While a client waits for its first answer the connection file is read again this often: the broker may be moving. So
+long a user's own broker has to answer, too, before another one is started."""
+
+MISSING_FILE_S = 3.0
+"""A connection file that is named, and is not there, is waited for: a broker that is being restarted takes it along and
+writes it again. Longer only makes those wait who have mistyped its name."""
+
+RECONNECT_S = 0.1
+"""Before a client's connection that has ended is made again, and between two looks for a missing connection file. Each
+further try waits twice as long."""
+
+RECONNECT_MOST_S = 2.0
+"""The longest of these waits: a broker that is back is found within it, and thousands of clients of one that is away
+cost nothing."""
 
 GRACE_S = 10.0
 """Between SIGTERM and SIGKILL when a Task is cancelled or has reached its time limit: time for a checkpoint, and not

@@ -38,8 +38,14 @@ from theorbo.schemas.limits import (
     BROKER_LOG_BYTES,
     CONNECT_S,
     DEAD_CONNECTION_S,
+    GOODBYE_LINGER_S,
     MESSAGE_BYTES,
+    MISSING_FILE_S,
+    RECEIVED_AT_ONCE,
+    RECONNECT_MOST_S,
+    RECONNECT_S,
     SEND_QUEUE_MESSAGES,
+    TRY_S,
 )
 from theorbo.schemas.link_core import LinkCore, LinkInstruction, Reconnect, Say, Show, next_address
 from theorbo.schemas.names import Speaker
@@ -59,8 +65,8 @@ def configure(socket: zmq.Socket[bytes], connection: Connection) -> None:
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.MAXMSGSIZE, MESSAGE_BYTES)
     give_up_dead_connections(socket)
-    socket.setsockopt(zmq.RECONNECT_IVL, 100)
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
+    socket.setsockopt(zmq.RECONNECT_IVL, int(RECONNECT_S * 1000))
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, int(RECONNECT_MOST_S * 1000))
     if connection.public_key:
         pair = user_key()
         socket.curve_serverkey = connection.public_key.encode()
@@ -137,8 +143,7 @@ class Link:
             connection = Connection.load(self.path)
         except (UsageError, Unavailable):
             return  # the broker is away; it writes the file when it is back
-        self.socket.close()
-        self._connect(connection, next_address(connection.router, self.connection.router, self._address))
+        self._connect_anew(connection, next_address(connection.router, self.connection.router, self._address))
 
     @property
     def problem(self) -> str:
@@ -179,7 +184,7 @@ class Link:
         messages, self._unread = self._unread, []
         if not self.socket.poll(0 if messages else int(timeout_s * 1000)):
             return messages
-        while len(messages) < 1000:  # then it is somebody else's turn
+        while len(messages) < RECEIVED_AT_ONCE:
             try:
                 message = decode_message(self.socket.recv_multipart(zmq.NOBLOCK))
             except zmq.Again:
@@ -197,7 +202,7 @@ class Link:
         Raises Refused with the broker's code and words, or Unavailable when there is no answer.
         """
         request = self.new_request()
-        self.send(Message(command, header._replace(request=request), body))
+        self._perform(self._core.asks(Message(command, header._replace(request=request), body)))
         deadline = time.monotonic() + timeout_s
         while (left_s := deadline - time.monotonic()) > 0:
             messages = self.receive(left_s)
@@ -208,33 +213,54 @@ class Link:
         raise Unavailable(f"the broker at {self._address} did not answer {command.decode()} within {timeout_s:.0f} s")
 
     def wait_welcome(self, timeout_s: float) -> Message:
-        """Wait for the answer to HELLO. Raises Unavailable, naming what was tried; Refused; ProtocolError."""
+        """Wait for the answer to HELLO; meanwhile the connection file is read again, for the broker may be moving.
+
+        Raises Unavailable, naming what was tried; Refused; ProtocolError.
+        """
         deadline = time.monotonic() + timeout_s
-        addresses = self.connection.router
-        for number, address in enumerate(addresses):
-            left = len(addresses) - number
-            until = time.monotonic() + max(0.0, deadline - time.monotonic()) / left
-            if address != self._address:
-                self.socket.disconnect(self._address)
-                self._address = address
-                self.socket.connect(address)
-                self._perform(self._core.connected(time.monotonic()))
-            while (left_s := until - time.monotonic()) > 0:
-                messages = self.receive(left_s)
-                for index, message in enumerate(messages):
-                    if message.command in (Command.WELCOME, Command.REFUSED):
-                        self._unread = messages[index + 1 :]  # CONTROL may follow at once
-                        return accepted(message)
+        tried: list[str] = []
+        left = list(self.connection.router)
+        while time.monotonic() < deadline:
+            if self._address in left:
+                left.remove(self._address)
+            tried.append(self._address)
+            until = time.monotonic() + (deadline - time.monotonic()) / (len(left) + 1)
+            before = self.connection
+            if message := self._answer_to_hello(until):
+                return accepted(message)
+            if self.connection is not before:
+                left = list(self.connection.router)
+            elif left:
+                self._connect_anew(before, left[0])
         raise Unavailable(
-            f"no answer from a broker within {timeout_s:.0f} s; tried {', '.join(addresses)} (from {self.path}, "
-            f"written by pid {self.connection.pid} on {self.connection.host}). "
+            f"no answer from a broker within {timeout_s:.0f} s; tried {', '.join(dict.fromkeys(tried))} "
+            f"(from {self.path}, written by pid {self.connection.pid} on {self.connection.host}). "
             "Is it running, reachable, and is your key on its list?"
         )
+
+    def _answer_to_hello(self, until: float) -> Message | None:
+        """None also when the connection file says something else by now, and we are connected to that."""
+        while (left_s := until - time.monotonic()) > 0:
+            messages = self.receive(min(left_s, TRY_S))
+            for index, message in enumerate(messages):
+                if message.command in (Command.WELCOME, Command.REFUSED):
+                    self._unread = messages[index + 1 :]  # CONTROL may follow at once
+                    return message
+            with contextlib.suppress(UsageError, Unavailable):  # the broker is away; it writes the file when it is back
+                connection = Connection.load(self.path)
+                if connection != self.connection:
+                    self._connect_anew(connection, connection.router[0])
+                    return None
+        return None
+
+    def _connect_anew(self, connection: Connection, address: str) -> None:
+        self.socket.close()
+        self._connect(connection, address)
 
     def close(self) -> None:
         """Say BYE and let go of all resources."""
         self.send(Message(Command.BYE, Header(execution=self._execution)))
-        self.socket.close(linger=500)
+        self.socket.close(linger=int(GOODBYE_LINGER_S * 1000))
         self._context.term()
 
 
@@ -255,14 +281,15 @@ def open_link(given: str | None, speaker: Speaker | None = None) -> Link:
     Raises UsageError, Refused, ProtocolError or Unavailable, saying what was tried.
     """
     named = given or os.environ.get(BROKER_VARIABLE)
-    if named:
-        return _welcomed(Path(named), speaker, CONNECT_S)
-    path = default_connection_file()
     deadline = time.monotonic() + CONNECT_S
+    if named:
+        _wait_for_file(Path(named))
+        return _welcomed(Path(named), speaker, deadline - time.monotonic())
+    path = default_connection_file()
     while True:
         if path.exists():
             try:
-                return _welcomed(path, speaker, 1.0, own=True)
+                return _welcomed(path, speaker, TRY_S, own=True)
             except Unavailable:
                 if time.monotonic() > deadline:
                     raise
@@ -272,6 +299,13 @@ def open_link(given: str | None, speaker: Speaker | None = None) -> Link:
         busy = start_own_broker()
         if busy and not path.exists() and time.monotonic() > deadline:  # it writes its file elsewhere
             raise Unavailable(f"{busy}; its connection file is not {path}: name it (--broker or {BROKER_VARIABLE})")
+
+
+def _wait_for_file(path: Path) -> None:
+    """A broker that is being restarted has taken its connection file along, and writes it again."""
+    deadline = time.monotonic() + MISSING_FILE_S
+    while path.parent.is_dir() and not path.exists() and time.monotonic() < deadline:
+        select.select([], [], [], RECONNECT_S)  # there is nothing yet that could tell
 
 
 def _welcomed(path: Path, speaker: Speaker | None, timeout_s: float, *, own: bool = False) -> Link:

@@ -9,6 +9,8 @@ The rules:
 3. When the broker has been silent for `SUSPECT_S` the connection file is read again and a new connection made, to
    the address after the present one: the broker may have moved, the connection may be open on one side only. This is
    tried once in `SUSPECT_S`, for ever.
+4. A question that is not answered yet is asked again after each WELCOME: a broker that did not know us has refused it,
+   or one that was restarted has never got it.
 """
 
 from __future__ import annotations
@@ -70,6 +72,7 @@ class LinkCore:
             }
         self._hello = Message(Command.HELLO, self._header, encode_json(**who, version=__version__, host=host, pid=pid))
         self._welcomed = False
+        self._question: Message | None = None
         self._hello_at = self._said_at = self._tried_at = now
 
     def connected(self, now: float) -> list[LinkInstruction]:
@@ -81,6 +84,11 @@ class LinkCore:
     def said(self, now: float) -> None:
         """Something was handed over to the connection."""
         self._said_at = now
+
+    def asks(self, question: Message) -> list[LinkInstruction]:
+        """The owner waits for the answer to this and to nothing else; its header's `request` names it."""
+        self._question = question
+        return [Say(question)]
 
     def received(self, message: Message, now: float) -> list[LinkInstruction]:
         """The broker was heard. Raises ProtocolError for a body that is not what it must be."""
@@ -94,6 +102,10 @@ class LinkCore:
             return self.connected(now)
         if message.command == Command.WELCOME:
             self._welcomed = True
+            if self._question:
+                return [Show(message), Say(self._question)]
+        elif self._question and message.header.request == self._question.header.request:
+            self._question = None
         return [Show(message)]
 
     def tick(self, now: float) -> list[LinkInstruction]:

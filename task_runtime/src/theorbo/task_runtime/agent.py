@@ -43,8 +43,8 @@ from theorbo.schemas.records import split_body
 from theorbo.schemas.spool import checked_execution, take_epoch
 from theorbo.task_runtime import processes
 from theorbo.task_runtime.agent_core import AgentCore, Life
+from theorbo.task_runtime.agent_spool import NodeSpool
 from theorbo.task_runtime.instructions import AgentInstruction, Complain, Forget, Report
-from theorbo.task_runtime.node_spool import NodeSpool
 from theorbo.task_runtime.rank_control import TellLauncher
 from theorbo.task_runtime.rank_ending import SendSignal
 
