@@ -142,7 +142,11 @@ class Bus:
         return Past(
             [(*stream, number, counts[stream]) for stream, number in last.items()],
             {batch.channel: batch.last_position for batch in every},
-            [batch for batch in mine if batch.channel == Channel.SIGNALS],
+            [
+                batch
+                for batch in mine
+                if batch.channel == Channel.SIGNALS and (keep.ended is None or b'"loss"' in batch.body)
+            ],
             None if keep.ended is None else keep.view,
             self.confirmed.get(execution, 0),
         )

@@ -10,7 +10,7 @@ import pytest
 
 from theorbo.broker.attachments import Attachments
 from theorbo.broker.values import Chunk, ChunkRead, ChunkStored, ReadChunk, Refer, Reference, StoreChunk
-from theorbo.schemas.frames import Command, Header, Message
+from theorbo.schemas.frames import Command, Header, Message, decode_json
 from theorbo.schemas.limits import ATTACHMENT_BYTES
 
 from .bus import RUN, Bus
@@ -117,6 +117,19 @@ def test_what_nobody_refers_to_is_removed(shelf, tmp_path):
     shelf.files = later.files
 
 
+def test_what_is_old_is_forgotten_while_the_broker_runs(tmp_path, monkeypatch, wait_for):
+    """Who was told that an attachment is there, and parts that nobody goes on with."""
+    monkeypatch.setattr("theorbo.broker.attachments.PROMISE_S", 0.05)
+    shelf = Shelf(tmp_path / "attachments")
+    shelf.store(0, PAYLOAD)
+    shelf.store(0, b"its beginning", WHOLE._replace(sha256=b"a" * 32))
+    (part,) = (tmp_path / "attachments" / "parts").iterdir()
+    os.utime(part, (1.0, 1.0))
+    assert wait_for(lambda: not part.exists() and not shelf.files._promised, "what is old to be forgotten")
+    assert not shelf.files._begun
+    shelf.files.close()
+
+
 class TestConversation:
     @pytest.fixture
     def bus(self) -> Bus:
@@ -145,6 +158,13 @@ class TestConversation:
     def test_what_could_not_be_stored_is_refused(self, bus):
         bus.give(ChunkStored(b"A", WHOLE, 0, complete=False, refusal=("journal", "disk full")))
         assert bus.refusals(b"A") == ["journal"]
+
+    def test_a_refusal_says_which_attachment_it_is_about(self, bus):
+        """Its sender gives up this one, and none of those of the same size that it sends at the same time."""
+        bus.give(ChunkStored(b"A", WHOLE, 0, complete=False, refusal=("malformed", "it has another digest")))
+        (refused,) = bus.to(b"A", Command.REFUSED)
+        assert (refused.header.execution, refused.header.position) == (RUN, WHOLE.size)
+        assert decode_json(refused.body)["sha256"] == DIGEST.hex()
 
     def test_an_attachment_over_the_limit_is_refused(self, bus):
         self.attach(bus, 0, b"x", size=ATTACHMENT_BYTES + 1)

@@ -201,6 +201,14 @@ class TestStreams:
         bus.settle()
         assert view_of(bus)["lost"] == 2
 
+    def test_one_too_many_does_not_keep_an_execution_from_its_end(self, bus, monkeypatch):
+        """Its agent was refused, has told the loss, and counts the stream at its end."""
+        monkeypatch.setattr("theorbo.broker.executions.STREAMS", 6)
+        streams = {"rank:0/signals": 2, "rank:0/log": 3, "launcher/signals": 2, "rank:0/metrics": 7}
+        bus.run_to_end(streams=streams, logs=3)
+        assert (RANK, Channel.METRICS) not in bus.core._executions[RUN].streams
+        assert bus.states() == ["RUNNING", "COMPLETED"]
+
 
 class TestPeers:
     def test_observers_are_limited_and_others_are_not_kept_out_by_them(self, bus, monkeypatch):

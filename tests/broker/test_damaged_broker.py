@@ -20,7 +20,7 @@ from theorbo.schemas.errors import TheorboError
 from theorbo.schemas.frames import Command, Header, encode_json
 from theorbo.schemas.link import open_link
 
-from .journals import OPEN, Kept, destroy, fill, leaf_pages
+from .journals import ENDED, OPEN, Kept, destroy, fill, leaf_pages
 
 
 class Process:
@@ -125,3 +125,18 @@ def test_what_was_committed_survives_a_torn_end_of_the_write_ahead_log(tmp_path)
         counts.append(connection.execute("SELECT count(*) FROM batches").fetchone())
         connection.close()
     assert counts[0] == counts[1]
+
+
+def test_a_replay_that_the_journal_cuts_short_does_not_look_whole(tmp_path, start, run_theorbo):
+    """As with an index that is damaged, where SQLite finds fewer rows than there are, and no fault."""
+    path = tmp_path / "journal.sqlite"
+    fill(path, batches=20)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("DELETE FROM batches WHERE sequence = 12")
+    one = start()
+    done = run_theorbo("replay", ENDED.hex(), "--broker", one.connection)
+    assert done.returncode == 1
+    assert "not all of it could be had: 2 " in done.stderr
+    done = run_theorbo("replay", OPEN.hex(), "--broker", one.connection)
+    assert done.returncode == 0
+    assert "could be had" not in done.stderr

@@ -30,25 +30,11 @@ from theorbo.broker.values import (
 )
 from theorbo.schemas.errors import Unavailable
 from theorbo.schemas.frames import NO_EXECUTION
-from theorbo.schemas.names import Channel
 
-from .bus import RANK, RUN, log
+from .bus import RANK, RUN, log, record
+from .journals import LOG, Files
 
 OTHER = b"another one....."
-LOG = int(Channel.LOG)
-
-
-class Files:
-    """The attachments that there are."""
-
-    def __init__(self) -> None:
-        self.stored: set[bytes] = set()
-
-    def digests(self) -> list[bytes]:
-        return list(self.stored)
-
-    def remove(self, sha256: bytes) -> None:
-        self.stored.discard(sha256)
 
 
 class Opened:
@@ -153,6 +139,15 @@ def test_items_of_one_call_are_committed_together(opened):
     assert len({b.time for b in committed.items}) == 1
 
 
+def test_what_is_submitted_by_one_call_is_never_committed_in_parts(opened, monkeypatch):
+    """A row that is set aside and the loss that tells of it; the conservation record and the final state."""
+    monkeypatch.setattr("theorbo.broker.journal.COMMIT_BYTES", 1)
+    opened.journal.submit([keep(), batch(1, 1, "a"), batch(2, 2, "b"), batch(3, 3, "c")])
+    opened.journal.submit([batch(4, 4, "d")])
+    committed = [opened.wait_for(Committed), opened.wait_for(Committed)]
+    assert [[b.sequence for b in each.items] for each in committed] == [[1, 2, 3], [4]]
+
+
 def test_recall_gives_streams_heads_and_signals_of_an_open_execution(opened):
     opened.write(
         keep(), batch(1, 1, "s", channel=1), batch(2, 1, "a", "b"), batch(3, 3, "c"), batch(4, 2, "s2", channel=1)
@@ -172,6 +167,16 @@ def test_an_ended_execution_is_recalled_by_its_view(opened):
     assert past.ended_view["state"] == "FAILED"
     assert past.signals == []
     assert opened.journal.open_executions() == []
+
+
+def test_of_an_ended_execution_the_losses_are_recalled(opened):
+    """Its streams go on behind them, should something more be delivered."""
+    loss = record("loss", stream="rank:0/log", first=1, last=2, count=2, detail="a torn spool")
+    told = Append(Batch(2, RUN, 1, 2, RANK, 2, 1, 0, 0.0, loss))
+    opened.write(keep(), batch(1, 1, "a signal", channel=1), told)
+    opened.write(keep(ended=5.0, state="LOST"), batch(3, 1, "a"))
+    past = opened.journal.recall(RUN)
+    assert [b.body for b in past.signals] == [loss]
 
 
 def test_an_ended_execution_is_not_opened_again(opened):
@@ -423,6 +428,20 @@ def test_sequences_are_not_given_again_when_retention_has_removed_the_last(path)
     opened = Opened(path)
     assert read_all(opened.journal) == []
     assert opened.journal.last_sequence == 500
+    opened.journal.close(10)
+
+
+def test_sequences_are_not_given_again_when_the_last_came_too_late_for_its_execution(path):
+    """It is acknowledged, live readers have it, and retention removes it."""
+    opened = Opened(path)
+    opened.write(keep(OTHER, ended=1e12), batch(1, 1, "x", execution=OTHER), batch(2, 1, "of a removed one"))
+    opened.journal.close(10)
+    opened = Opened(path)
+    opened.wait_for(Note)
+    opened.journal.close(10)
+    opened = Opened(path)
+    assert len(read_all(opened.journal)) == 1
+    assert opened.journal.last_sequence == 2
     opened.journal.close(10)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -11,8 +12,10 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from theorbo.broker import journal_command, recovery
+from theorbo.broker import check, journal_command, recovery
+from theorbo.broker.journal_files import open_to_read
 from theorbo.broker.place import AlreadyRunning, Lock
+from theorbo.broker.schema import JournalDamaged
 from theorbo.schemas.errors import Unavailable, UsageError
 from theorbo.schemas.line_schema import line_schema
 from theorbo.schemas.names import EXECUTOR
@@ -54,6 +57,8 @@ class TestCheck:
             (lambda path: destroy(path, leaf_pages(path, "batches")[1]), "structure"),
             (lambda path: destroy(path, leaf_pages(path, "batches_by_execution")[0]), "structure"),
             (lambda path: _do(path, "DELETE FROM batches WHERE sequence = 10"), "numbers"),
+            (lambda path: _do(path, "DELETE FROM batches WHERE sequence = 62"), "numbers"),  # the end of a stream
+            (lambda path: _do(path, "DELETE FROM batches WHERE sequence BETWEEN 3 AND 62"), "numbers"),  # all of two
             (lambda path: _do(path, "DELETE FROM batches WHERE sequence = 10"), "positions"),
             (lambda path: _do(path, "DELETE FROM executions WHERE ended IS NULL"), "structure"),
             (lambda path: _do(path, f"{_TWICE} 2 FROM batches WHERE sequence = 10"), "positions"),
@@ -74,13 +79,43 @@ class TestCheck:
         fill(path, batches=60)
         destroy(path, leaf_pages(path, "batches")[1])
         assert journal_command.main(["recover", str(path)]) == 0
-        assert "events are lost" in capsys.readouterr().out
+        shown = capsys.readouterr()
+        assert "events are lost" in shown.out
+        assert re.search(r"was recovered: journal .*damaged_file .*rows \d+,.* holes \d+$", shown.err, re.MULTILINE)
         assert journal_command.main(["check", str(path)]) == 0
+
+    @pytest.mark.parametrize(
+        ("before", "change"),
+        [
+            ("SELECT count(*)", "INSERT INTO batches SELECT sequence + 10000, execution, channel, position + 10000,"
+             " source_kind, source_index, first + 10000, count, flags, time, body, checksum FROM batches"),
+            ("SELECT channel, position", "DELETE FROM batches WHERE sequence < 50"),
+        ],
+    )  # fmt: skip
+    def test_what_a_broker_writes_and_removes_meanwhile_is_no_damage(self, path, before, change):
+        fill(path, batches=60)
+        broker = sqlite3.connect(path, isolation_level=None)
+        connection = open_to_read(path)
+        done = []
+
+        def meanwhile(statement: str) -> None:
+            if statement.startswith(before) and not done:
+                done.append(broker.execute(change).rowcount)
+
+        connection.set_trace_callback(meanwhile)
+        found = check.check(connection, lambda *_: None)
+        connection.close()
+        broker.close()
+        assert done[0] > 0
+        assert found.problems == []
 
     def test_a_file_of_something_else(self, path, capsys):
         path.write_text("my thesis" * 1000)
         assert journal_command.main(["check", str(path)]) == 1
-        assert "not a database" in capsys.readouterr().out
+        shown = capsys.readouterr().out
+        assert "not a database" in shown
+        assert "good" not in shown
+        assert shown.count("nothing could be looked at") == 3
 
     def test_it_changes_nothing(self, path, capsys):
         fill(path, batches=20)
@@ -221,6 +256,22 @@ class TestCompact:
         assert not kept.told
         kept.close()
 
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            lambda path: flip(path, log("7 xxx")[:38]),
+            lambda path: _do(path, "DELETE FROM executions WHERE ended IS NULL"),
+        ],
+    )
+    def test_a_damaged_journal_stays_as_it_is(self, path, damage):
+        """SQLite does not mind this damage, and would write it into a new file, without the old one beside it."""
+        fill(path, batches=20)
+        damage(path)
+        before = path.read_bytes()
+        with pytest.raises(JournalDamaged, match="theorbo journal recover"):
+            journal_command.main(["compact", str(path)])
+        assert path.read_bytes() == before
+
     @pytest.mark.parametrize("command", ["compact", "recover"])
     def test_not_while_a_broker_is_at_work(self, path, command):
         fill(path, batches=5)
@@ -228,6 +279,20 @@ class TestCompact:
         with pytest.raises(AlreadyRunning, match=r"another broker.*end it"):
             journal_command.main([command, str(path)])
         lock.release()
+
+
+def test_an_export_into_a_pipe_leaves_the_pipe_where_it_is(path, tmp_path):
+    fill(path, batches=20)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert journal_command.main(["export", "--journal", str(path), "-o", str(pipe)]) == 0
+        assert pipe.is_fifo()
+        out, _ = reader.communicate(timeout=30)
+        assert len(lines(out)) == 88
+    finally:
+        reader.kill()
 
 
 class TestRecover:
@@ -256,6 +321,22 @@ class TestRecover:
         assert "kept 48 batches of 2 executions; 0 events are lost" in capsys.readouterr().out
         assert len(list(path.parent.glob("journal.damaged-*.sqlite"))) == 1
 
+    def test_a_recovery_that_was_killed_between_two_files_is_finished(self, path, capsys):
+        fill(path, batches=20)
+        path.rename(path.with_name("journal.recovering.sqlite"))
+        aside = path.with_name("journal.damaged-X.sqlite")
+        aside.write_bytes(b"the damaged one")
+        recovery.mark_of(path).write_text(json.dumps({"problem": "a test", "aside": aside.name}))
+        assert journal_command.main(["recover", str(path.parent)]) == 0
+        assert "the journal was recovered" in capsys.readouterr().err
+        assert not recovery.is_marked(path)
+        assert journal_command.main(["check", str(path)]) == 0
+
+    def test_a_damaged_journal_that_was_moved_away_is_not_there(self, path):
+        recovery.mark(path, "seen at run time", 1.0)
+        with pytest.raises(UsageError, match="there is no journal"):
+            journal_command.main(["recover", str(path)])
+
 
 class TestUsage:
     def test_there_is_no_journal(self, tmp_path):
@@ -273,7 +354,9 @@ class TestUsage:
         with pytest.raises(SystemExit) as end:
             journal_command.main([*command, "--help"])
         assert end.value.code == 0
-        assert "theorbo journal " in capsys.readouterr().out.split("example")[1]
+        shown = capsys.readouterr().out
+        assert "theorbo journal " in shown.split("example")[1]
+        assert "json." not in shown
 
     def test_a_version_1_journal_is_read_without_a_change(self, path, capsys):
         from .test_journal_damage import _VERSION_1

@@ -165,7 +165,7 @@ class TestDamagedFile:
         answer = kept.journal.read(ALL, 10_000)
         assert answer.problem
         assert kept.journal.damage
-        with pytest.raises(JournalDamaged, match="a broker that is started keeps what is readable"):
+        with pytest.raises(JournalDamaged, match="theorbo journal recover keeps what is readable"):
             raise JournalDamaged(path, kept.journal.damage)
         assert recovery.is_marked(path)
         kept.journal.close(10)

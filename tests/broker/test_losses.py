@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from theorbo.broker.streams import StreamHead
-from theorbo.broker.values import JournalRead
+from theorbo.broker.values import Forgotten, JournalRead, Past, Recalled, Tick
 from theorbo.schemas.frames import Command, Flag, Header, Message, encode_json
-from theorbo.schemas.limits import LOSSES_AHEAD, LOST_S
+from theorbo.schemas.limits import ENDED_IN_MEMORY, LOSSES_AHEAD, LOST_S, RECENT_S
 from theorbo.schemas.names import EXECUTOR, Channel
 
 from .bus import AGENT, RANK, RUN, Bus, log, put, record
@@ -45,7 +45,7 @@ class TestNumberedLoss:
         bus.say(b"A", put(RANK, LOG, 6, log("6")))
         assert bus.texts() == ["1", "2"]
         bus.commit()
-        assert acknowledged(bus) == [(2, Flag.REWIND), (5, 0)]
+        assert acknowledged(bus) == [(2, Flag.REWIND), (5, Flag.REWIND)]  # what was dropped is to come now
         bus.say(b"A", put(RANK, LOG, 6, log("6")))
         bus.settle()
         assert bus.texts() == ["1", "2", "6"]
@@ -106,6 +106,17 @@ class TestNumberedLoss:
         bus.settle()
         assert bus.texts() == ["1", "2", "6"]
         assert bus.states()[-1] == "LOST"
+
+    def test_is_known_long_after_the_end(self, bus):
+        """When the execution is not in memory any more, and its agent comes back with what follows the loss."""
+        bus.say(b"A", put(AGENT, SIGNALS, 1, loss(3, 5)))
+        bus.pass_time(LOST_S + 1)
+        bus.pass_time(RECENT_S + 10)
+        bus.hello(b"A", "agent", RUN)
+        bus.say(b"A", put(RANK, LOG, 6, log("6")))
+        bus.settle()
+        assert bus.texts() == ["1", "2", "6"]
+        assert acknowledged(bus)[-1] == (6, 0)
 
     def test_of_a_whole_stream(self, bus):
         bus.say(b"A", put(AGENT, SIGNALS, 1, loss(1, 7, "rank:0/metrics")))
@@ -267,6 +278,28 @@ class TestDamagedRows:
         assert bus.journal[-1].flags == Flag.LATE
         assert bus.own_events()[-1].detail == "damaged in the journal"
         assert bus.states() == ["LOST"]
+
+    @pytest.mark.parametrize("way", ["time", "retention", "others"])
+    def test_of_an_ended_execution_keep_it_in_memory_until_their_loss_is_on_disk(self, bus, sequence, way):
+        """On a full disk that takes as long as it takes."""
+        bus.pass_time(LOST_S + 1)
+        bus.pass_time(RECENT_S + 10)
+        self.read(bus)
+        (loss_event,) = bus.pending
+        match way:
+            case "time":
+                for _ in range(int(RECENT_S) + 2):
+                    bus.now += 1.0
+                    bus.give(Tick())
+            case "retention":
+                bus.give(Forgotten(RUN))
+            case _:
+                for number in range(ENDED_IN_MEMORY + 1):
+                    execution = number.to_bytes(16, "big")
+                    bus.give(Recalled(execution, Past([], {}, [], bus.kept[RUN].view)))
+        assert bus.pending == [loss_event]
+        bus.settle()
+        assert bus.own_events()[-1].detail == "damaged in the journal"
 
     def test_of_an_execution_that_is_removed_are_only_set_aside(self, bus):
         row = bus.journal[-1]._replace(execution=b"?" * 16, body=b"", sequence=99)

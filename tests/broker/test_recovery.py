@@ -7,20 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from theorbo.broker import recovery
+from theorbo.broker import check, journal_command, recovery
 from theorbo.broker.holes import missing
 from theorbo.broker.rows import COLUMNS, decoded
 from theorbo.broker.salvage import salvage
-from theorbo.broker.schema import open_journal
-from theorbo.broker.values import Batch, Keep, Refer, Reference
+from theorbo.broker.schema import JournalDamaged, open_journal
+from theorbo.broker.values import Batch, FindViews, Keep, Refer, Reference, Wanted
 from theorbo.schemas import events
 from theorbo.schemas.errors import Unavailable
+from theorbo.schemas.frames import NO_EXECUTION
 from theorbo.schemas.limits import RECOVERED_SEQUENCES
 from theorbo.schemas.names import BROKER, Channel, Stream
 from theorbo.schemas.records import split_body
 
 from .bus import AGENT, RANK, log, record
-from .journals import ENDED, LOG, OPEN, SIGNALS, Kept, Writer, destroy, fill, flip, leaf_pages
+from .journals import ENDED, LOG, OPEN, PAGE, SIGNALS, Kept, Writer, destroy, fill, flip, leaf_pages
 
 
 @pytest.fixture
@@ -93,6 +94,29 @@ class TestDamagedPages:
         assert lost
         account(before, after, ENDED)
 
+    def test_a_file_that_ends_within_a_page_keeps_what_is_before(self, path):
+        """What SQLite finds in the rest of the page, which are zeros, are rows with the sequence 0."""
+        fill(path, batches=150)
+        before = all_rows(path)
+        with path.open("r+b") as file:
+            file.truncate((leaf_pages(path, "batches")[-1] - 1) * PAGE + 800)
+        recovery.mark(path, "a test", 1.0)
+        kept = recovered(path)
+        assert kept.close()
+        after = all_rows(path)
+        assert after[:280] == before[:280]
+
+    def test_positions_of_which_the_index_has_lost_the_place_too_are_noted(self, path):
+        fill(path)
+        destroy(path, leaf_pages(path, "batches")[5], *leaf_pages(path, "batches_by_position"))
+        assert recovered(path).close()
+        for ready in (path, path.parent):  # also of a journal that a former version has recovered
+            connection = open_journal(path)
+            assert check.check(connection, lambda *_: None).problems == []
+            connection.execute("DELETE FROM damaged")
+            connection.close()
+            assert journal_command.main(["recover", str(ready)]) == 0
+
     @pytest.mark.parametrize("table", ["batches_by_position", "batches_by_execution", "executions", "meta"])
     def test_nothing_is_lost_with_an_index_or_what_can_be_made_anew(self, path, table):
         fill(path)
@@ -104,6 +128,38 @@ class TestDamagedPages:
         assert kept.journal.recall(ENDED).ended_view["state"] == "COMPLETED"
         assert kept.close()
         assert all_rows(path) == before
+
+    @pytest.mark.parametrize("field", [0, 3])
+    def test_an_index_that_says_what_cannot_be_is_damage(self, path, field):
+        """Of an open execution: a broker looks into the index when it starts."""
+        fill(path)
+        before = all_rows(path)
+        place = bytes([LOG, 3, 2, int(RANK.kind)])  # channel, position, count, source_kind as the index has them
+        wrong = bytes(77 if n == field else value for n, value in enumerate(place))
+        data = path.read_bytes()
+        assert data.count(OPEN + place) == 1
+        path.write_bytes(data.replace(OPEN + place, OPEN + wrong))
+        assert journal_command.main(["check", str(path)]) == 1
+        if field == 3:
+            kept = recovered(path)
+            assert [it.execution for it in kept.recalled] == [OPEN]
+            assert kept.close()
+            assert all_rows(path) == before
+
+    def test_a_view_that_is_none_is_made_again(self, path, capsys):
+        fill(path)
+        flip(path, b'"execution": "')
+        assert journal_command.main(["check", str(path)]) == 1
+        assert "its view is no JSON" in capsys.readouterr().out
+        kept = Kept(path)
+        for task in (None, "galaxies"):
+            with pytest.raises(JournalDamaged):
+                kept.journal.find(FindViews(b"", 0, Wanted(NO_EXECUTION, True, None, None, task, 10)))
+        kept.close()
+        kept = recovered(path)
+        assert kept.journal.recall(ENDED).ended_view["state"] == "COMPLETED"
+        assert kept.close()
+        assert journal_command.main(["check", str(path)]) == 0
 
     def test_the_first_page_can_be_lost(self, path):
         """It says where all tables are; without it SQLite calls the file no database."""
@@ -125,6 +181,24 @@ class TestDamagedPages:
         kept = recovered(path)
         assert kept.close()
         account(before, all_rows(path), ENDED)
+
+    @pytest.mark.parametrize(("place", "origin"), [(5, 3), (3, 5), (-1, 0), (0, -1)])
+    def test_a_page_that_was_written_to_a_wrong_place_does_not_hinder_it(self, path, place, origin):
+        """Its rows are found twice, with right checksums, and out of order."""
+        fill(path)
+        before = all_rows(path)
+        pages = leaf_pages(path, "batches")
+        data = path.read_bytes()
+        start = (pages[origin] - 1) * PAGE
+        with path.open("r+b") as file:
+            file.seek((pages[place] - 1) * PAGE)
+            file.write(data[start : start + PAGE])
+        recovery.mark(path, "a test", 1.0)
+        kept = recovered(path)
+        assert kept.close()
+        after = all_rows(path)
+        assert 0 < len(before) - len(after) <= 20
+        account(before, after, ENDED)
 
     def test_a_file_that_ends_too_early_keeps_what_is_there(self, path):
         fill(path)

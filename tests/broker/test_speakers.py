@@ -247,3 +247,17 @@ def test_an_old_view_without_an_executors_epoch_still_has_one():
     bus.kept[RUN] = Keep(RUN, 1.0, 2.0, {"state": "FAILED", "submitted": 1.0, "execution": RUN.hex()})
     bus.hello(b"A", "agent", RUN)
     assert view_of(bus)["executor_epoch"] == 1
+
+
+def test_an_agent_that_has_said_hello_is_waited_for_when_the_launcher_has_gone():
+    """It may be cut off, with all that the ranks have reported."""
+    bus = Bus()
+    bus.submit()
+    bus.say(b"E", put(EXECUTOR, SIGNALS, 2, record("launcher_gone", reason="killed")))
+    bus.settle()
+    assert bus.states() == []
+    bus.say(b"A", put(AGENT, SIGNALS, 1, record("agent_started", host="node1")))
+    bus.say(b"A", put(RANK, SIGNALS, 1, record("rank_started", host="h"), record("rank_ended", exit_code=0)))
+    bus.say(b"A", put(AGENT, SIGNALS, 2, record("agent_closed", streams={"rank:0/signals": 2})))
+    bus.settle()
+    assert bus.states() == ["RUNNING", "COMPLETED"]

@@ -295,6 +295,19 @@ def test_what_the_former_had_written_and_not_delivered_goes_first():
     assert put.body == record(submitted()) + record(CANCEL) + record(report)
 
 
+@pytest.mark.parametrize("end", [Wanted(Wish.INTERRUPT, ""), Tick(CONNECT_S, "")])
+def test_what_the_former_had_not_delivered_is_kept_when_attaching_ends_too_early(end):
+    talk = attach(confirmed=5, given=5, former=(submitted(), CANCEL))
+    assert not talk.conversation.spool_done
+    assert isinstance(talk.decide(end)[-1], Finish | GiveUp)
+    assert not talk.conversation.spool_done
+    talk = attach(confirmed=5, given=5, former=(submitted(), CANCEL))
+    talk.end()
+    assert not talk.conversation.spool_done
+    talk.ack(3)
+    assert talk.conversation.spool_done
+
+
 def test_a_spool_that_was_overtaken_elsewhere_is_emptied():
     talk = Talk(4, (submitted(), CANCEL))
     talk.welcome(accepted=2, confirmed=2, given=2)
@@ -358,6 +371,26 @@ def test_the_time_limit_goes_on_from_the_launch_by_the_broker_s_clock():
     talk.now = T0 + 10
     (report,) = [each.event for each in talk.decide(Tick(0.0)) if isinstance(each, Report)]
     assert report.cause == "time_limit"
+
+
+@pytest.mark.parametrize(
+    ("source", "word", "limited"),
+    [
+        (EXECUTOR, events.LauncherGone(time=1.0, reason="killed"), True),
+        (LAUNCHER, events.LauncherEnded(time=1.0, exit_code=0), False),
+        (BROKER, state("LOST"), False),
+    ],
+)
+def test_the_time_limit_goes_on_where_ranks_may_have_outlived_their_launcher_and_only_there(source, word, limited):
+    talk = attach(confirmed=5, given=5, time_limit_s=40.0)
+    talk.events(6, source, Channel.SIGNALS, word)
+    talk.end()
+    talk.decide(Tick(0.0, ""))
+    assert not any(isinstance(each, Report) for each in talk.out)
+    talk.now = T0 + 10.5
+    talk.decide(Tick(0.0, ""))
+    asked = [each.event for each in talk.out if isinstance(each, Report)]
+    assert [(each.kind, each.cause) for each in asked] == [("control_requested", "time_limit")] * limited
 
 
 def test_what_a_former_executor_asked_for_counts():

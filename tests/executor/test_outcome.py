@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from theorbo.executor.outcome import Outcome
@@ -12,6 +13,7 @@ from theorbo.schemas import events
 from theorbo.schemas.errors import ExitStatus, UsageError
 from theorbo.schemas.frames import Header
 from theorbo.schemas.limits import OUTCOME_LINES
+from theorbo.schemas.line_schema import line_schema
 from theorbo.schemas.names import Channel, Source, SourceKind
 from theorbo.schemas.states import State
 
@@ -47,6 +49,14 @@ def test_the_last_line_says_how_and_why_it_ended():
     assert lines[0] == "result: half"
     assert f"theorbo result {EXECUTION}" in lines[1]
     assert lines[-1] == "FindPeaks FAILED: rank 2: killed by SIGSEGV (1.2 s)"
+
+
+@pytest.mark.parametrize("state", [State.COMPLETED, State.RUNNING])
+def test_as_a_line_of_json_it_is_of_the_schema_that_theorbo_prints(state):
+    line = outcome(state, results=(result(0, "half"),)).as_object()
+    validator = jsonschema.Draft202012Validator(line_schema())
+    assert [error.message for error in validator.iter_errors(line)] == []
+    assert not validator.is_valid({**line, "exit_status": "none"})
 
 
 def test_a_task_that_was_let_go_is_told_with_how_to_follow_it():

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 
+import jsonschema
 import pytest
 
 from theorbo.observer import replay
 from theorbo.observer.replaying import Pace
+from theorbo.schemas.line_schema import line_schema
 
 
 @pytest.fixture
@@ -28,6 +30,8 @@ def test_everything_comes_once_in_the_journals_order_and_is_verified(ended, brok
     done = run_theorbo("replay", ended.id[-8:], "--json", "--verify", "--broker", broker.connection_file)
     *objects, last = [json.loads(line) for line in done.stdout.splitlines()]
     assert (done.returncode, done.stderr) == (0, "")
+    validator = jsonschema.Draft202012Validator(line_schema())
+    assert all(map(validator.is_valid, [*objects, last]))
     assert [item["text"] for item in objects if item["kind"] == "log"] == list(map(str, range(300)))
     assert [item["sequence"] for item in objects] == sorted(item["sequence"] for item in objects)
     assert (objects[0]["kind"], objects[-1]["kind"]) == ("execution_submitted", "state_changed")

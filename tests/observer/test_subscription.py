@@ -339,6 +339,53 @@ def test_a_lost_answer_begins_the_joining_again(lost):
     assert any(isinstance(item, Snapshot) for item in peer.confirm().list(view(A, log=1)))
 
 
+@pytest.mark.parametrize("policy", ["latest", "complete"])
+def test_until_ended_asks_when_the_end_may_be_among_what_was_missed(policy):
+    peer = Peer(until_ended=True, policy=policy).confirm()
+    peer.list(view(signals=3))
+    out = peer.publish(beacon(a={"signals": 5}))
+    if policy == "complete":
+        out = peer.answer(Command.REFUSED, peer.sent(Command.READ)[0].header, code="unknown_command", message="")
+    assert [(item.first, item.last) for item in out if isinstance(item, Missed)] == [(4, 5)]
+    (asked,) = peer.sent(Command.LIST)
+    peer.answer(Command.LISTING, asked.header, executions=[view(signals=5)])
+    assert Finished() not in peer.out, "it was something else"
+    peer.publish(beacon(a={"signals": 6}))
+    (asked,) = peer.sent(Command.LIST)
+    peer.answer(Command.LISTING, asked.header, executions=[view(A, "COMPLETED", signals=6)])
+    if policy == "complete":
+        assert Finished() not in peer.out
+        peer.publish(state_changed(6, "COMPLETED"))
+        (asked,) = peer.sent(Command.LIST)
+        peer.answer(Command.LISTING, asked.header, executions=[view(A, "COMPLETED", signals=6)])
+    assert Finished() in peer.out
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_until_ended_does_not_wait_for_what_retention_has_removed_meanwhile(named):
+    peer = Peer(Filter.of(execution=A.hex() if named else None), until_ended=True).confirm()
+    peer.list(view(signals=3))
+    peer.take(peer.subscription.join("one", peer.now))
+    peer.confirm()
+    peer.list()
+    (asked,) = peer.sent(Command.LIST)
+    if named:
+        with pytest.raises(Refused, match="retention has removed it"):
+            peer.answer(Command.REFUSED, asked.header, code="unknown_execution", message="")
+    else:
+        assert Finished() in peer.answer(Command.REFUSED, asked.header, code="unknown_execution", message="")
+
+
+def test_until_ended_finds_the_end_of_what_is_too_old_for_the_list():
+    peer = Peer(until_ended=True).confirm()
+    peer.list(view(signals=3))
+    peer.take(peer.subscription.join("one", peer.now))
+    peer.confirm()
+    peer.list()
+    (asked,) = peer.sent(Command.LIST)
+    assert Finished() in peer.answer(Command.LISTING, asked.header, executions=[view(A, "COMPLETED", signals=3)])
+
+
 def test_until_ended_waits_for_the_events_that_are_still_missing():
     peer = Peer(until_ended=True).confirm()
     peer.list(view(A, log=3, signals=4))

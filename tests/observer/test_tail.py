@@ -10,8 +10,10 @@ import subprocess
 import time
 from datetime import UTC, datetime
 
+import jsonschema
 import pytest
 
+from theorbo.schemas.line_schema import line_schema
 from theorbo.schemas.names import Channel
 
 
@@ -83,17 +85,20 @@ def test_it_ends_with_the_execution_when_that_is_wanted(producer, tail):
     assert any('"state":"FAILED"' in line for line in lines)
 
 
-@pytest.mark.parametrize("options", [[], ["--until-ended"], ["--json"]])
+@pytest.mark.parametrize(
+    ("options", "verify"), [([], ""), (["--until-ended"], ""), (["--json"], ""), (["--verify"], " --verify")]
+)
 def test_of_an_execution_that_has_ended_already_the_state_is_shown_and_that_is_all(
-    options, broker, producer, run_theorbo
+    options, verify, broker, producer, run_theorbo
 ):
     one = producer()
     one.end(exit_code=3)
     done = run_theorbo("tail", "--execution", one.id[-8:], "--broker", broker.connection_file, *options)
-    (line,) = done.stdout.splitlines()
+    line, *proof = done.stdout.splitlines()
     assert "FAILED" in line
     assert "exit code 3" in line
-    where = f"theorbo replay {one.id} shows its events, theorbo result {one.id} its results"
+    assert bool(proof) == bool(verify)
+    where = f"theorbo replay {one.id}{verify} shows its events, theorbo result {one.id} its results"
     assert (done.returncode, done.stderr) == (0, f"theorbo tail: it has ended; {where}\n")
 
 
@@ -222,7 +227,7 @@ def test_of_an_execution_that_has_ended_its_past_is_shown_and_that_is_all(broker
         "execution_submitted", "snapshot", "verification",
     )  # fmt: skip
     assert (done.returncode, objects[-1]["ok"]) == (0, True), objects[-1]
-    assert "it has ended; theorbo result" in done.stderr
+    assert done.stderr.endswith(f"it has ended; theorbo result {one.id} shows its results\n")
 
 
 # --- the proof -------------------------------------------------------------------------------------
@@ -305,6 +310,9 @@ def test_a_reader_of_the_latest_that_was_stopped_is_told_how_much_it_has_missed(
     assert seen + sum(item["last"] - item["position"] + 1 for item in missed) == 4000
     assert (watching.process.returncode, objects[-1]["ok"]) == (0, True), objects[-1]["verdict"]
     assert "skipped as wished" in objects[-1]["verdict"]
+    validator = jsonschema.Draft202012Validator(line_schema())
+    assert all(map(validator.is_valid, [*missed, objects[-1]]))
+    assert not any(map(validator.is_valid, [{**missed[0], "last": None}, {**objects[-1], "ok": None}]))
 
 
 def test_a_time_that_is_none_is_refused(broker, run_theorbo):

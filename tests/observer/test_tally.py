@@ -52,6 +52,14 @@ def row(it: Verification, source: Source = RANKS[0], channel: Channel = LOG):
     return found
 
 
+def test_a_gap_for_which_a_loss_leaves_no_room_does_not_count_as_told():
+    counted = Counted(whole=True)
+    for number in range(VERIFIED_GAPS):
+        counted.take(10 * number + 6, 5)
+    it = counted.lose(1, "rank:0/log", 3, 3).end()
+    assert (row(it).gaps, row(it).told) == (5 * VERIFIED_GAPS, 1)
+
+
 def test_numbers_that_go_on_are_whole_wherever_they_begin():
     it = Counted({"log": 90}).take(37, 5).take(42).take(1, 3, RANKS[1]).end()
     assert not it.problems

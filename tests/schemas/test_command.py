@@ -183,6 +183,17 @@ def test_a_full_disk_behind_the_output_is_told_in_one_line(command, what):
     assert process.returncode == ExitStatus.UNAVAILABLE
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_without_a_standard_file_a_command_works_and_no_file_of_its_own_takes_the_place(command, closed):
+    words = ["sh", sys.executable, "-S", "-m", "theorbo.schemas.command", "probe", "say"]
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {closed}', *words],
+        env=command.environment, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    shown = "" if " >&-" in f" {closed}" else "a few words\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, shown, "")
+
+
 def test_what_the_locale_cannot_show_is_escaped(command):
     process = command("probe", "foreign", LC_ALL="POSIX", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
     assert process.communicate(timeout=30) == ("\\u2026 \\u65e5\n", "")

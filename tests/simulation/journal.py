@@ -154,7 +154,7 @@ class Disk:
                 last[batch.source, batch.channel] = batch.last
                 counts[batch.source, batch.channel] += batch.count
                 heads[batch.channel] = batch.last_position
-                if batch.channel == Channel.SIGNALS and keep.ended is None:
+                if batch.channel == Channel.SIGNALS and (keep.ended is None or b'"loss"' in batch.body):
                     if batch.sequence in self.damaged:
                         damaged.append(batch._replace(body=b""))
                     else:

@@ -619,6 +619,22 @@ def test_an_attachment_that_nobody_has_is_a_loss_and_holds_nothing_up(answer):
     assert node.journal.kinds(AGENT) == ["agent_started", "loss"]
 
 
+def test_only_the_attachment_that_is_refused_is_given_up():
+    node, first = offered_attachment()
+    node.core.chunk(first, b"9876543210")
+    same_size = Attachment("b" * 64, ATTACHMENT.size)
+    other = {"kind": "data", "time": 1, "attachments": [same_size._asdict()]}
+    node.append("rank-1.rec", encode_record(other))
+    node.read()
+    for wanted in node.core.outgoing(0.0):
+        if isinstance(wanted, SendChunk):
+            node.core.chunk(wanted, b"0123456789")
+    body = encode_json(code=ErrorCode.MALFORMED, message="it has another digest", sha256=ATTACHMENT.sha256)
+    refusal = Message(Command.REFUSED, Header(execution=EXECUTION, position=10), body)
+    given_up = [each for each in node.core.handle(refusal, 0.0) if isinstance(each, Report)]
+    assert [ATTACHMENT.sha256 in each.fields["detail"] for each in given_up] == [True]
+
+
 # --- control -------------------------------------------------------------------------------------
 
 

@@ -31,6 +31,21 @@ def test_a_write_that_was_torn_leaves_the_one_before(path):
     assert CheckpointFile(path).content["number"] == 1
 
 
+def test_writes_that_fail_one_after_the_other_leave_the_last_that_did_not(path, monkeypatch):
+    """A disk that gives no room, and one that fails in the middle."""
+    writer = CheckpointFile(path)
+    for number in range(3):
+        assert writer.save({"number": number, "padding": "x" * 100})
+    pwrite = os.pwrite
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "pwrite", lambda descriptor, text, place: pwrite(descriptor, text[:80], place))
+        for number in range(3, 7):
+            assert not writer.save({"number": number, "padding": "y" * 100})
+            assert CheckpointFile(path).content["number"] == 2
+    assert writer.save({"number": 7})
+    assert CheckpointFile(path).content == {"number": 7}
+
+
 @pytest.mark.parametrize("text", [b"", b"x" * 1000, b"1 2 3\n", b"-1 -1 -1\n" + bytes(CHECKPOINT_BYTES * 2)])
 def test_what_cannot_be_understood_is_nothing(path, text):
     path.write_bytes(text)

@@ -73,8 +73,18 @@ class Attachments:
     # --- its thread ------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        self._give_up_old_parts()
-        while (work := self._work.get()) is not None:
+        tidy_at = time.monotonic()
+        while True:
+            if time.monotonic() >= tidy_at:
+                tidy_at = time.monotonic() + PROMISE_S
+                self._forget_old_promises()
+                self._give_up_old_parts()
+            try:
+                work = self._work.get(timeout=PROMISE_S)
+            except queue.Empty:
+                continue
+            if work is None:
+                return
             wish, size = work
             match wish:
                 case StoreChunk():
@@ -142,9 +152,12 @@ class Attachments:
         except OSError:
             return ChunkRead(wish.peer, wish.header, 0, None)
 
-    def _remove(self, sha256: bytes) -> None:
+    def _forget_old_promises(self) -> None:
         before = time.monotonic() - PROMISE_S
         self._promised = {digest: at for digest, at in self._promised.items() if at > before}
+
+    def _remove(self, sha256: bytes) -> None:
+        self._forget_old_promises()
         if sha256 not in self._promised:
             with contextlib.suppress(OSError):  # the sweep after the next start tries again
                 self._place(sha256).unlink(missing_ok=True)
@@ -157,6 +170,7 @@ class Attachments:
             for part in self._parts.iterdir():
                 if time.time() - part.stat().st_mtime > PART_S:
                     part.unlink()
+                    self._begun.discard(part)
 
 
 def _sync(directory: Path) -> None:

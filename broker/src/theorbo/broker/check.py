@@ -2,7 +2,7 @@
 
 Four looks, of which each can find what the others cannot: the structure (SQLite's own check, indexes included), every
 row's checksum, positions without gaps in each (execution, channel), and the numbers of each stream, which must be
-there once or be told as lost.
+there once or be told as lost, up to the last one that its agent has named when it closed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,18 @@ class Checked(NamedTuple):
 
 
 def check(connection: sqlite3.Connection, progress: Callable[[str, int], None]) -> Checked:
-    """Look at all of a journal. `progress` is told which look it is and how many rows or executions it has done."""
+    """Look at all of a journal as it is now, whatever a broker writes or removes meanwhile. `progress` is told which
+    look it is and how many rows or executions it has done.
+    """
+    connection.execute("BEGIN")
+    try:
+        return _looked_at(connection, progress)
+    finally:
+        if connection.in_transaction:  # an error of the disk may have ended it
+            connection.execute("ROLLBACK")
+
+
+def _looked_at(connection: sqlite3.Connection, progress: Callable[[str, int], None]) -> Checked:
     problems = _structure(connection, progress)
     batches = counted = unknown = 0
     expected = 0
@@ -68,7 +79,7 @@ def check(connection: sqlite3.Connection, progress: Callable[[str, int], None]) 
             executions += 1
             problems += _of_execution(connection, execution)
             progress(NUMBERS, executions)
-        problems += _without_execution(connection)
+        problems += _without_execution(connection) + _without_view(connection)
     except sqlite3.Error as error:
         problems.append(Problem(STRUCTURE, f"cannot be read: {error}"))
     if batches < expected:
@@ -102,6 +113,11 @@ def _without_execution(connection: sqlite3.Connection) -> list[Problem]:
     return [Problem(STRUCTURE, "has batches and no row in executions", _hex(row[0])) for row in found]
 
 
+def _without_view(connection: sqlite3.Connection) -> list[Problem]:
+    found = connection.execute("SELECT execution FROM executions WHERE NOT json_valid(view)").fetchall()
+    return [Problem(STRUCTURE, "its view is no JSON", _hex(row[0])) for row in found]
+
+
 def _of_execution(connection: sqlite3.Connection, execution: bytes) -> list[Problem]:
     places = connection.execute(
         "SELECT channel, position, count, source_kind, source_index, first FROM batches WHERE execution = ?",
@@ -114,11 +130,11 @@ def _of_execution(connection: sqlite3.Connection, execution: bytes) -> list[Prob
     taken_out: dict[int, list[Interval]] = defaultdict(list)
     numbers: dict[Stream, list[Interval]] = defaultdict(list)
     for channel, position, count, kind, index, first in places:
-        positions[channel].append((position, position + count - 1))
         try:
             stream = Stream(Source(SourceKind(kind), index), Channel(channel))
-        except ValueError:
-            continue  # its checksum is wrong as well, and that is told
+            positions[channel].append((position, position + count - 1))
+        except (ValueError, TypeError):
+            continue  # its checksum is wrong as well, or an index is, and that is told
         numbers[stream].append((first, first + count - 1))
     for channel, position, count in aside:
         taken_out[channel].append((position, position + count - 1))
@@ -131,11 +147,12 @@ def _of_execution(connection: sqlite3.Connection, execution: bytes) -> list[Prob
     problems = [
         f"{stream}: number {_span(each)} is there twice" for stream in numbers for each in twice(numbers[stream])
     ]
-    if any(missing(there, _end(there)) for there in numbers.values()):
-        told, _ = words(signals(connection, execution))
-        for stream, there in numbers.items():
-            untold = missing([*there, *told[stream]], _end(there))
-            problems += [f"{stream}: number {_span(each)} is neither there nor told as lost" for each in untold]
+    told, reported = words(signals(connection, execution))
+    for stream in sorted(numbers.keys() | reported.keys()):
+        there = numbers[stream]
+        end = max([reported.get(stream, 0), *(last for _, last in there)])
+        untold = missing([*there, *told[stream]], end)
+        problems += [f"{stream}: number {_span(each)} is neither there nor told as lost" for each in untold]
     return found + [Problem(NUMBERS, text, _hex(execution)) for text in problems]
 
 
@@ -178,7 +195,8 @@ def report(path: Path, found: Checked) -> list[str]:
     }
     for look, what in looked.items():
         count = problems[look]
-        lines.append(f"{look:<10}  {what:<44}  {'good' if not count else f'{count} problem' + 's' * (count > 1)}")
+        good = "good" if found.batches or not found.problems else "nothing could be looked at"
+        lines.append(f"{look:<10}  {what:<44}  {good if not count else f'{count} problem' + 's' * (count > 1)}")
     for each in found.problems[:_SHOWN]:
         whose = f"execution {each.execution}: " if each.execution else ""
         lines.append(f"  {each.look}: {whose}{visible(each.text)}")

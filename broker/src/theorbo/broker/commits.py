@@ -46,6 +46,7 @@ class Commits:
         published: list[Instruction] = []
         states: list[Instruction] = []
         streams: dict[tuple[bytes, Source, int], Execution] = {}
+        flags: dict[tuple[bytes, Source, int], int] = {}
         touched: dict[bytes, Execution] = {}
         new = [item for item in it.items if isinstance(item, Batch)]
         for item in it.items:
@@ -62,13 +63,16 @@ class Commits:
             if batch.channel == Channel.SIGNALS:
                 moved, further = self._observe(execution, batch, now)
                 streams |= {(batch.execution, *stream): execution for stream in moved}
+                flags |= {
+                    (batch.execution, *stream): self._deliveries.gap_closed(execution, *stream) for stream in moved
+                }
                 states += further
             if batch.channel == Channel.SIGNALS or execution.evidence.ended:
                 touched[batch.execution] = execution
             topic = execution.topic(batch.channel)
             published += [Publish(topic, piece.header(), piece.body) for piece in batches.live_pieces(batch)]
         acknowledged = [
-            acknowledgement(execution, *stream[1:], now)
+            acknowledgement(execution, *stream[1:], now, flags.get(stream, 0))
             for stream, execution in streams.items()
             if execution.streams[stream[1:]].sender
         ]

@@ -178,7 +178,7 @@ class Core:
                 return []
             case Forgotten():
                 execution = self._executions.get(it.execution)
-                if execution and not execution.in_flight:
+                if execution and not execution.awaited:
                     del self._executions[it.execution]
                 return []
             case JournalTrouble():
@@ -281,7 +281,7 @@ class Core:
 
     def _make_room(self) -> None:
         """Ended executions that somebody wanted to know of go when there are too many."""
-        ended = [each for each in self._executions.values() if each.ended_view is not None and not each.in_flight]
+        ended = [each for each in self._executions.values() if each.ended_view is not None and not each.awaited]
         for execution in ended[: max(0, len(ended) + 1 - ENDED_IN_MEMORY)]:
             del self._executions[execution.id]
 
@@ -298,8 +298,11 @@ class Core:
             answer = self._payloads.stored(it, now) if isinstance(it, ChunkStored) else self._payloads.fetched(it, now)
             out = [answer] if answer else []
         except ProtocolError as error:
-            header = it.header if isinstance(it, ChunkRead) else Header(execution=it.reference.execution)
-            out = self._peers.refuse(it.peer, header, error, now)
+            if isinstance(it, ChunkRead):
+                out = self._peers.refuse(it.peer, it.header, error, now)
+            else:
+                header = Header(execution=it.reference.execution, position=it.reference.size)
+                out = self._peers.refuse(it.peer, header, error, now, sha256=it.reference.sha256.hex())
         return [*out, *self._payloads.next_fetch(it)] if isinstance(it, ChunkRead) else out
 
     # --- time ------------------------------------------------------------------------------------
@@ -321,7 +324,7 @@ class Core:
 
     def _expire(self, execution: Execution, now: float) -> list[Instruction]:
         """LOST after silence; out of memory when nothing has happened since the end."""
-        if execution.in_flight:
+        if execution.awaited:
             return []
         lost_after_s = self._lost_after_s
         if not execution.decided.final and now - execution.heard_at >= lost_after_s:

@@ -76,6 +76,10 @@ class Deliveries:
         self._rewound[stream] = now
         return [acknowledgement(execution, source, channel, now, Flag.REWIND, session.peer)]
 
+    def gap_closed(self, execution: Execution, source: Source, channel: int) -> int:
+        """A loss has closed a gap: the flags of its ACK. What was dropped behind it is to come again."""
+        return Flag.REWIND if self._rewound.pop((execution.id, source, channel), None) is not None else 0
+
     def _begins_anew(self, session: Session, header: Header, body: bytes) -> bool:
         """Whether an attached Executor begins with a number that is beyond what is there."""
         if session.source != EXECUTOR or header.source != EXECUTOR or header.channel != Channel.SIGNALS:

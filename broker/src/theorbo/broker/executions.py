@@ -94,6 +94,8 @@ class Execution:
             self.ended_view = past.ended_view
             self.speakers[EXECUTOR] = Standing(past.ended_view.get("executor_epoch", 1), "")
             self.state = self.decided = State(past.ended_view["state"])
+            for batch in past.signals:
+                self._pass_losses(batch, Observed([], [], []))
             return self
         for batch in past.signals:
             self.observe(batch)
@@ -162,6 +164,11 @@ class Execution:
         self.heads[batch.channel] = batch.last_position
         self.in_flight -= batch.source != BROKER
 
+    @property
+    def awaited(self) -> bool:
+        """Whether anything of it is on its way to the disk, the broker's own words included: it must be here then."""
+        return self.accepted_positions != self.heads
+
     # --- evidence and state ---------------------------------------------------------------------
 
     def observe(self, batch: Batch) -> Observed:
@@ -183,7 +190,9 @@ class Execution:
         return observed
 
     def _pass_losses(self, batch: Batch, observed: Observed) -> None:
-        """What is late changes no state, but a stream must not wait for ever for what nobody can deliver any more."""
+        """What is late, or told before an end that is long ago, changes no state, but a stream must not wait for ever
+        for what nobody can deliver any more.
+        """
         for text in split_body(batch.body) if b'"loss"' in batch.body else ():
             event = events.decode_event(text)
             if isinstance(event, events.Loss) and not unusable(batch.source, event):
@@ -225,10 +234,19 @@ class Execution:
     @property
     def settled(self) -> bool:
         """Whether everything that was reported is on disk, or its loss is."""
+        full = len(self.streams) >= STREAMS  # of a stream that was not taken any more the sender has told the loss
         return self.in_flight == 0 and all(
-            self.streams[stream].committed >= last if stream in self.streams else last == 0
+            self.streams[stream].committed >= last if stream in self.streams else full or last == 0
             for stream, last in self.evidence.reported.items()
         )
+
+    @property
+    def _agents_closed(self) -> bool:
+        """Whether all agents that have said HELLO have closed: with a launcher that has died its word is not there to
+        tell how many there are, and theirs may be on the way.
+        """
+        agents = (source.index for source in self.speakers if source.kind is SourceKind.AGENT)
+        return self.evidence.launcher_ended is not None or self.evidence.agents_closed.keys() >= set(agents)
 
     def decide(self, now: float) -> list[bytes]:
         """The records of the broker's own that now follow from the evidence, in order; mostly none."""
@@ -237,7 +255,7 @@ class Execution:
             after, reason = self.evidence.state(self.decided)
             if after.final and self.decided is State.PENDING and (self.evidence.started or after is State.COMPLETED):
                 after, reason = State.RUNNING, ""  # it did run, however briefly
-            if after is self.decided or (after.final and not self.settled):
+            if after is self.decided or (after.final and not (self.settled and self._agents_closed)):
                 break
             records += self._change(after, reason, now)
         return records

@@ -79,7 +79,7 @@ class Journal:
         except BaseException:
             self._reader.close()
             raise
-        self._queue: deque[Item] = deque()
+        self._queue: deque[list[Item]] = deque()
         self._wake = threading.Condition()
         self._ending = threading.Event()
         self._clean = False
@@ -123,7 +123,7 @@ class Journal:
     def submit(self, items: Iterable[Item]) -> None:
         """Queue items; those of one call are committed in one transaction."""
         with self._wake:
-            self._queue.extend(items)
+            self._queue.append(list(items))
             self._wake.notify()
 
     def close(self, timeout_s: float) -> bool:
@@ -229,13 +229,13 @@ class Journal:
         return True
 
     def _take(self) -> list[Item]:
-        """What goes into the next transaction."""
+        """What goes into the next transaction; never a part of what was submitted by one call."""
         items: list[Item] = []
         size = 0
         while self._queue and size < COMMIT_BYTES:
-            item = self._queue.popleft()
-            items.append(item)
-            size += len(item.batch.body) if isinstance(item, Append) else 0
+            together = self._queue.popleft()
+            items += together
+            size += sum(len(item.batch.body) for item in together if isinstance(item, Append))
         return items
 
     def _commit_at_last(self, writer: sqlite3.Connection, items: list[Item]) -> bool:

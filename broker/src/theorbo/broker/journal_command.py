@@ -13,7 +13,7 @@ from typing import IO
 
 from theorbo.broker import check, recovery
 from theorbo.broker.export import Export, chosen
-from theorbo.broker.journal_files import journal_at, open_to_read
+from theorbo.broker.journal_files import journal_at, journal_place, open_to_read
 from theorbo.broker.journal_reader import JournalReader
 from theorbo.broker.place import Lock
 from theorbo.broker.schema import JournalDamaged, is_damage, open_journal
@@ -61,7 +61,8 @@ examples:
 
 _COMPACT = """\
 Retention gives space back in small steps, at the end of the file. This writes the whole file anew, without any free
-space in it, and needs as much room as the journal has for the time being.
+space in it, and needs as much room as the journal has for the time being. The journal is checked first (theorbo
+journal check); a damaged one stays as it is.
 
 example:
   theorbo journal compact /var/lib/theorbo
@@ -95,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, what: str, epilog: str) -> argparse.ArgumentParser:
         return commands.add_parser(
-            name, help=what, description=what.capitalize() + ".", epilog=epilog, formatter_class=raw
+            name, help=what, description=what[0].upper() + what[1:] + ".", epilog=epilog, formatter_class=raw
         )
 
     place = {
@@ -214,14 +215,24 @@ def _output(path: Path | None) -> Iterator[IO[str]]:
     if path is None:
         yield sys.stdout
         return
+    try:
+        if path.exists() and not path.is_file():  # a pipe, or /dev/stdout: no file may take its place
+            with path.open("w") as file:
+                yield file
+        else:
+            with _whole(path) as file:
+                yield file
+    except OSError as error:
+        raise Unavailable(f"cannot write {path}: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[IO[str]]:
     part = path.with_name(path.name + ".part")
     try:
         with part.open("w") as file:
             yield file
         part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise Unavailable(f"cannot write {path}: {error.strerror}") from None
     except BaseException:
         part.unlink(missing_ok=True)
         raise
@@ -233,6 +244,10 @@ def _output(path: Path | None) -> Iterator[IO[str]]:
 def _compact(options: argparse.Namespace) -> int:
     path = journal_at(options.place)
     with _alone(path):
+        found, _ = _checked(path)
+        for problem in found.problems:
+            if problem.look in (check.STRUCTURE, check.CHECKSUMS):  # VACUUM may succeed all the same, and keep no copy
+                raise JournalDamaged(path, problem.text)
         before = path.stat().st_size
         connection = open_journal(path)
         try:
@@ -252,7 +267,9 @@ def _compact(options: argparse.Namespace) -> int:
 
 
 def _recover(options: argparse.Namespace) -> int:
-    path = journal_at(options.place)
+    path = journal_place(options.place)
+    if not recovery.is_marked(path):  # else a recovery may have been killed when the old file was away already
+        path = journal_at(options.place)
     with _alone(path):
         if not recovery.is_marked(path):
             found, _ = _checked(path)
@@ -265,6 +282,7 @@ def _recover(options: argparse.Namespace) -> int:
                 return ExitStatus.COMPLETED
             recovery.mark(path, found.problems[0].text, time.time())
         salvaged = recovery.recover(path, time.time(), _say)
+        journal_at(path)  # somebody may have moved it away
     if salvaged:
         print(
             f"kept {salvaged.rows} batches of {salvaged.executions} executions; "

@@ -19,11 +19,15 @@ CREATE TEMP VIEW damaged AS SELECT *, NULL AS checksum FROM main.batches WHERE 0
 """Of this connection alone: the file stays as it is."""
 
 
-def journal_at(place: Path | None) -> Path:
-    """The journal in a state directory (default: the user's own), or the file itself. Raises UsageError."""
+def journal_place(place: Path | None) -> Path:
+    """Where the journal of a state directory (default: the user's own) lies, or the file itself."""
     path = (place or state_directory()).absolute()
-    if path.is_dir():
-        path = path / JOURNAL
+    return path / JOURNAL if path.is_dir() else path
+
+
+def journal_at(place: Path | None) -> Path:
+    """The journal of a state directory (default: the user's own), or the file itself. Raises UsageError."""
+    path = journal_place(place)
     if not path.exists():
         raise UsageError(f"there is no journal {path}; name a state directory (broker --state), or a journal's file")
     return path

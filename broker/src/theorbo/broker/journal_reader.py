@@ -53,9 +53,13 @@ class JournalReader:
 
     @contextlib.contextmanager
     def _noticing(self) -> Iterator[None]:
-        """What SQLite says of a damaged file becomes JournalDamaged."""
+        """What SQLite says of a damaged file becomes JournalDamaged, and so does what cannot have been written: an
+        index with a source that there is not, a view that is no JSON.
+        """
         try:
             yield
+        except ValueError as error:
+            raise JournalDamaged(self._path, str(error)) from None
         except sqlite3.Error as error:
             if is_damage(error):
                 raise JournalDamaged(self._path, str(error)) from None
@@ -96,12 +100,12 @@ class JournalReader:
             ).fetchall()
             signals: list[Batch] = []
             damaged: list[Batch] = []
-            if ended is None:
-                for found in self._connection.execute(
-                    f"SELECT {COLUMNS} FROM batches WHERE execution = ? AND channel = ? ORDER BY position",  # noqa: S608
-                    (execution, int(Channel.SIGNALS)),
-                ):
-                    self._sort(found, signals, damaged)
+            wanted = "" if ended is None else " AND instr(body, CAST('\"loss\"' AS BLOB))"
+            for found in self._connection.execute(
+                f"SELECT {COLUMNS} FROM batches WHERE execution = ? AND channel = ?{wanted} ORDER BY position",  # noqa: S608
+                (execution, int(Channel.SIGNALS)),
+            ):
+                self._sort(found, signals, damaged)
             return Past(
                 [(Source(SourceKind(kind), index), *counted) for kind, index, *counted in streams],
                 self._heads(execution),

@@ -119,10 +119,10 @@ class Peers:
     # --- what they are told ---------------------------------------------------------------------
 
     def refuse(
-        self, peer: bytes, header: Header, error: ProtocolError, now: float, principal: str = ""
+        self, peer: bytes, header: Header, error: ProtocolError, now: float, principal: str = "", **more: str
     ) -> list[Instruction]:
-        """REFUSED, to whoever sent what lies under the `header`."""
-        return self.refusals.refuse(peer, self.sessions.get(peer), principal, header, error, now)
+        """REFUSED, to whoever sent what lies under the `header`; `more` tells what that was where the header cannot."""
+        return self.refusals.refuse(peer, self.sessions.get(peer), principal, header, error, now, **more)
 
     def pong(self, peer: bytes, header: Header) -> Send:
         """PONG, with what hinders the journal."""

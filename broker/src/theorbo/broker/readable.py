@@ -12,13 +12,15 @@ _SEQUENCES = 2**62
 
 
 def readable_rows(connection: sqlite3.Connection, columns: str) -> Iterator[Row]:
-    """The rows of batches that can be read, in order of sequence, with short statements."""
+    """The rows of batches that can be read, with short statements, in order of sequence; some twice, where a page was
+    written to a wrong place.
+    """
     at: int | None = 0
     while at is not None:
         before = at
         try:
             for row in _rows_from(connection, columns, at):
-                at = row[0] + 1
+                at = max(at, row[0] + 1)  # a page at a wrong place has rows out of order
                 yield row
             if at == before:
                 return

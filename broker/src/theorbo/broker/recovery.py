@@ -81,6 +81,7 @@ def recover(journal: Path, now: float, tell: Callable[[Note], None]) -> Salvaged
     except OSError as error:
         raise Unavailable(f"cannot recover journal {journal}: {error.strerror}") from None
     told = salvaged._asdict() if salvaged else {}
+    told.pop("something", None)  # or there were none of the others
     tell(Note("warning", "the journal was recovered", {"journal": str(journal), "damaged_file": str(aside), **told}))
     return salvaged
 

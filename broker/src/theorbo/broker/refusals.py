@@ -21,15 +21,22 @@ class Refusals:
         self._logged = self._silenced = 0
 
     def refuse(
-        self, peer: bytes, session: Session | None, principal: str, header: Header, error: ProtocolError, now: float
+        self,
+        peer: bytes,
+        session: Session | None,
+        principal: str,
+        header: Header,
+        error: ProtocolError,
+        now: float,
+        **more: str,
     ) -> list[Instruction]:
-        """REFUSED, to whoever sent what lies under the `header`."""
+        """REFUSED, to whoever sent what lies under the `header`; `more` tells what that was where the header cannot."""
         origin = str(session or f"a peer of {principal or 'this user'} that has not said HELLO")
         self.by_code[error.code] += 1
         key = (error.code, origin)
         self.by_origin[key if key in self.by_origin or len(self.by_origin) < REFUSED_ORIGINS else ("", "others")] += 1
         why = str(error)[:REFUSAL_CHARACTERS]
-        body = encode_json(code=error.code, message=why)
+        body = encode_json(code=error.code, message=why, **more)
         out: list[Instruction] = [Send(peer, Message(Command.REFUSED, header._replace(time=now), body))]
         if error.code == ErrorCode.UNKNOWN_PEER:
             return out  # everybody's first words after a restart

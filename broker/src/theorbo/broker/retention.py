@@ -99,14 +99,17 @@ class Retention:
             marked = self._next_to_go(writer, now)
             if marked is None:
                 return False
-            # Sequences go on from the last one, also when nothing is left of it: readers remember how far they are.
-            writer.execute(f"INSERT OR REPLACE INTO meta VALUES ('last_sequence', ({LAST_SEQUENCE}))")  # noqa: S608
             writer.execute("UPDATE executions SET removing = 1 WHERE execution = ?", marked)
             self._report(Forgotten(marked[0]))
+        writer.execute("BEGIN IMMEDIATE")
+        # Sequences go on from the last one, also when nothing is left of it: readers remember how far they are.
+        # With every step, for what came too late (see `Journal._commit`) may be the last one too.
+        writer.execute(f"INSERT OR REPLACE INTO meta VALUES ('last_sequence', ({LAST_SEQUENCE}))")  # noqa: S608
         removed = writer.execute(
             "DELETE FROM batches WHERE sequence IN (SELECT sequence FROM batches WHERE execution = ? LIMIT ?)",
             (*marked, RETENTION_ROWS),
         ).rowcount
+        writer.execute("COMMIT")
         if removed == 0:
             self._let_go(writer, marked[0])
         return True

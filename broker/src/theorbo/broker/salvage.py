@@ -6,6 +6,7 @@
    by doubling and halving. A row with a wrong checksum is not taken.
 2. The index by position lies on other pages: it names the place of every row. One that was not found yet is tried by
    itself; if it cannot be read, its place is noted in the table `damaged`, so that its positions are not given again.
+   So are positions of which the index has lost the place too.
 3. Executions and references to attachments, from both ends. What is missing is made from the records.
 4. Loss events, as the broker, for the numbers that are missing in each stream and were not told as lost before. What
    is missing at the end of a stream of an open execution is no loss yet: its sender may have it, and is asked for
@@ -16,13 +17,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from theorbo.broker import rows
 from theorbo.broker.executions import Execution
-from theorbo.broker.holes import Hole, holes_of, in_batches, loss_record
+from theorbo.broker.holes import Hole, Interval, holes_of, in_batches, loss_record, missing
 from theorbo.broker.journal_reader import JournalReader
 from theorbo.broker.readable import readable_rows
 from theorbo.broker.rows import Row
@@ -85,6 +87,7 @@ class _Salvage:
         sequence = self._jump()
         holes = lost_events = 0
         for execution in self._executions():
+            self._note_positions(execution)
             found = holes_of(new, execution)
             if found:
                 holes += len(found)
@@ -99,10 +102,12 @@ class _Salvage:
     # --- rows ------------------------------------------------------------------------------------
 
     def _take(self, row: Row) -> bool:
-        """Keep a row, if it is sound."""
+        """Keep a row, if it is sound; once."""
         batch = rows.decoded(row)
         if batch is None or batch.body.count(RS) != batch.count:  # the latter for rows without a checksum
             return False
+        if self._new.execute("SELECT 1 FROM batches WHERE sequence = ?", row[:1]).fetchone():
+            return True
         self._new.execute(rows.INSERT, row)
         self._kept += 1
         if self._kept % _COMMIT_ROWS == 0:
@@ -148,7 +153,8 @@ class _Salvage:
         executions = "execution, submitted, ended, removing, view"
         self._copy(
             f"SELECT {executions}, {self._confirmed} FROM executions", "execution",  # noqa: S608
-            f"INSERT OR IGNORE INTO executions ({executions}, confirmed) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608
+            f"INSERT OR IGNORE INTO executions ({executions}, confirmed)"
+            " SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE json_valid(?5)",  # else it is made again from the records
         )  # fmt: skip
         whole = self._copy(
             "SELECT execution, sha256, size FROM attachments", "execution, sha256",
@@ -232,6 +238,22 @@ class _Salvage:
     def _executions(self) -> list[bytes]:
         found = self._new.execute("SELECT execution FROM executions WHERE NOT removing")
         return [row[0] for row in found.fetchall()]
+
+    def _note_positions(self, execution: bytes) -> None:
+        """Positions of which neither rows nor index know any more are noted as damaged, in a row for each gap."""
+        places: dict[int, list[Interval]] = defaultdict(list)
+        for channel, position, count in self._new.execute(
+            "SELECT channel, position, count FROM batches WHERE execution = :execution"
+            " UNION ALL SELECT channel, position, count FROM damaged WHERE execution = :execution",
+            {"execution": execution},
+        ):
+            places[channel].append((position, position + count - 1))
+        for channel, there in places.items():
+            for first, last in missing(there, max(end for _, end in there)):
+                self._new.execute(
+                    "INSERT INTO damaged (execution, channel, position, count) VALUES (?, ?, ?, ?)",
+                    (execution, channel, first, last - first + 1),
+                )
 
     def _tell(self, execution: bytes, holes: list[Hole], sequence: int) -> int:
         """Loss events, behind all that the execution has; the last sequence that is given now."""

@@ -87,8 +87,8 @@ class JournalDamaged(Unavailable):
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(
-            f"journal {path} is damaged ({problem}); a broker that is started keeps what is readable, puts the "
-            "damaged file aside, and tells what is lost (theorbo journal recover does the same)"
+            f"journal {path} is damaged ({problem}); theorbo journal recover keeps what is readable, puts the damaged "
+            "file aside, and tells what is lost (so does a broker that is started after one has ended for it)"
         )
         self.problem = problem
 
@@ -98,6 +98,8 @@ def is_damage(error: sqlite3.Error) -> bool:
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:
         return "decode to UTF-8" in str(error)  # of Python's module: a text that is none
+    if "malformed JSON" in str(error):  # a view
+        return True
     return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or code == sqlite3.SQLITE_IOERR_READ
 
 

@@ -71,7 +71,7 @@ class Past(NamedTuple):
     heads: dict[int, int]
     """Last position by channel."""
     signals: list[Batch]
-    """All batches of channel signals, in order of sequence; not wanted of an ended execution."""
+    """All batches of channel signals, in order of sequence; of an ended execution those that tell of losses."""
     ended_view: dict[str, Any] | None
     """The view of an ended execution; None of an open one."""
     confirmed: int = 0

@@ -23,7 +23,7 @@ exit status are those of theorbo run. An execution that has ended is shown likew
 
 def main(argv: list[str]) -> int:
     """Run the command. Raises TheorboError for what its user can mend."""
-    options = _parser().parse_args(argv)
+    options = _parser().parse_intermixed_args(argv)  # NAME may come behind --tasks FILE
     if (options.name is None) != (options.tasks is None):
         raise UsageError("NAME and --tasks belong together: the Executor whose hooks are to be called, and its file")
     executor = find_executor(options.tasks, options.name) if options.tasks else Executor("")

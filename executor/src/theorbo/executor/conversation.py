@@ -127,6 +127,13 @@ class Conversation:
         """Whether everything of our own is acknowledged."""
         return self._delivery.idle
 
+    @property
+    def spool_done(self) -> bool:
+        """Whether nobody needs the spool any more: what a former Executor has left in it is offered only after the
+        recall.
+        """
+        return self.idle and not (self._recalling and self._own.records)
+
     def duration_s(self, unix: float) -> float:
         """From the submission to the final state, by the journal; to `unix` (Unix time) if there is none yet."""
         return self._known.duration_s(unix)

@@ -108,6 +108,7 @@ class Supervisor:
         self._attached = attached
         self._requested: str | None = None  # the last action asked for
         self._launcher_word = False  # whether launcher_ended was heard, or launcher_gone reported
+        self._ranks_ended = False  # whether there is nothing left that a time limit could end
         self._launcher = LauncherEnded(None)
         self._missed = ""  # why launcher_gone is to be reported, if the journal does not know better
         self._silent = False
@@ -215,7 +216,7 @@ class Supervisor:
                 self._launched = event
             case events.LauncherEnded():
                 self._launcher_word, self._word_until = True, math.inf
-                self._limit_at = math.inf
+                self._ranks_ended, self._limit_at = True, math.inf
             case events.LauncherGone():
                 self._launcher_word, self._word_until = True, math.inf
             case events.ControlRequested(action=action) if self._requested != "kill":
@@ -226,8 +227,10 @@ class Supervisor:
     def _recalled(self, it: Recalled) -> list[Decision]:
         event = it.reported.event
         self._learn(event)
-        if isinstance(event, events.StateChanged) and it.confirmed:
-            self.state, self._reason = known_state(event.state), event.reason
+        if isinstance(event, events.StateChanged):
+            self._ranks_ended = self._ranks_ended or known_state(event.state).final
+            if it.confirmed:
+                self.state, self._reason = known_state(event.state), event.reason
         return [Remember(it.reported)] if it.confirmed and isinstance(event, events.Result) else []
 
     def _rebuilt(self, launched_ago_s: float, now: float) -> list[Decision]:
@@ -236,11 +239,12 @@ class Supervisor:
             return [Finish(self.state, self._reason)]
         self.phase = Phase.SUPERVISING
         self._agents_silent_since = now
+        if self._time_limit_s is not None and not self._ranks_ended:
+            self._limit_at = now + self._time_limit_s - launched_ago_s
         if self._launcher_word:
+            self.phase = Phase.LAUNCHER_ENDED
             self._last_sign_at = now
             return []
-        if self._time_limit_s is not None:
-            self._limit_at = now + self._time_limit_s - launched_ago_s
         if self._requested:
             self._kill_unheeded_at = now + self._grace_s + KILL_WAIT_S
         return self._watch()

@@ -82,7 +82,7 @@ class Session:
         if self._launcher:
             self._launcher.close()
         if self._spool:
-            self._spool.close(remove=self._conversation.idle)
+            self._spool.close(remove=self._conversation.spool_done)
 
     def _turn(self) -> None:
         self._send()

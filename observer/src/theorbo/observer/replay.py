@@ -23,9 +23,9 @@ what there is so far.
 With --speed the events come as they came then: 1 is as fast as it was, 10 is ten times as fast; without it as
 fast as it goes. What counts is when each event reached the journal. --max-pause shortens long silences.
 
-With --verify the events are counted, also what is not shown; the last lines are a table and the verdict (with
---json: one last object of kind "verification"), and the exit status is 1 if something is missing or came twice
-and no loss event tells it.
+The exit status is 1 if something is missing or came twice and no loss event tells it. With --verify the last
+lines are the proof, a table of all streams, also of those that are not shown, and the verdict (with --json: one
+last object of kind "verification").
 
 examples:
   theorbo replay 3f2a91bc                              everything, as fast as it goes
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     try:
         view = chosen(link, options.execution)
         wanted = Filter.of(execution=str(view["execution"]), kinds=options.kind)
-        tally = Tally(wanted.followed, whole=True) if options.verify else None
+        tally = Tally(wanted.followed, whole=True)
         for item in Replay(link, view, wanted, pace=pace, tally=tally):
             show.event(item)
             if pace:
@@ -57,10 +57,11 @@ def main(argv: list[str]) -> int:
         link.close()
     if not has_ended(view):
         _say(f"the execution is {state_of(view)}; this is what there is so far")
-    if tally is None:
-        return ExitStatus.COMPLETED
     verification = tally.verification(complete=has_ended(view))
-    show.verification(verification)
+    if options.verify:
+        show.verification(verification)
+    elif verification.problems:
+        _say(f"not all of it could be had: {verification.problems[0]}; --verify tells more, and theorbo journal check")
     return ExitStatus.FAILED if verification.problems else ExitStatus.COMPLETED
 
 

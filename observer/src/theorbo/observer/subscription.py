@@ -86,7 +86,8 @@ class Subscription:
         self._listed: Listed | None = None  # the snapshot, until what was before it is complete
         self._beacon_at = 0.0
         self._open: set[bytes] = set()
-        self._ended: dict[bytes, Mapping[Channel, int] | None] = {}  # final, but not all of it is here
+        self._ended: dict[bytes, Mapping[Channel, int] | None] = {}
+        """Final, but not all of it is here; None: it may be, and its view is asked for."""
 
     def join(self, broker: str, now: float) -> list[Instruction]:
         """A conversation has begun, or begun anew, with the broker of this id.
@@ -173,9 +174,14 @@ class Subscription:
         for execution, view in views.items():
             self._meet(execution, names_of(view))
         if self._splice.joined:
-            for execution in {execution for execution in self._open if has_ended(views.get(execution, {}))}:
-                self._ended[execution] = heads[execution]
-            return self._perform(self._splice.listed(heads, now, it.made_at))
+            out: list[Instruction] = []
+            for execution in self._open:
+                if execution not in views:  # all that are open are listed
+                    self._ended.setdefault(execution)
+                    out.append(self._ask_view(execution))
+                elif has_ended(views[execution]):
+                    self._ended[execution] = heads[execution]
+            return [*out, *self._perform(self._splice.listed(heads, now, it.made_at))]
         self._listed = it._replace(views=list(views.values()))
         if self._history is None or self._history.complete:
             return self._begin_live(now)
@@ -264,10 +270,10 @@ class Subscription:
             return self._past(self._history.named(execution, names_of(view) if view else None, now), now)
         if view is None:
             self._foreign.add(execution)
-            return []
+            return self._gone(execution)
         self._meet(execution, names_of(view))
         heads = self._heads_of(view)
-        if execution in self._ended:
+        if execution in self._ended and has_ended(view):
             self._ended[execution] = heads
         return self._perform(self._splice.listed({execution: heads}, now, made_at))
 
@@ -320,6 +326,9 @@ class Subscription:
                 case Gap(execution, channel, first, last, reason):
                     if channel in self._filter.channels:
                         out.append(Missed(self._names[execution], channel, first, last, reason))
+                    if channel == Channel.SIGNALS and execution in self._open and execution not in self._ended:
+                        self._ended[execution] = None  # that it has ended may be among them
+                        out.append(self._ask_view(execution))
         return out + self._finished()
 
     # --- the end -----------------------------------------------------------------------------------
@@ -328,10 +337,22 @@ class Subscription:
         if not self._until_ended:
             return []
         complete = [key for key, heads in self._ended.items() if heads and self._splice.caught_up(key, heads)]
-        for execution in complete:
-            del self._ended[execution]
+        return self._without(complete)
+
+    def _gone(self, execution: bytes) -> list[Instruction]:
+        """Retention has removed it. Raises Refused if it is the one that was asked for."""
+        if execution not in self._open:
+            return []
+        if self._filter.execution is not None:
+            words = f"execution {execution.hex()} has ended while it was not seen, and retention has removed it"
+            raise Refused(ErrorCode.UNKNOWN_EXECUTION, words)
+        return self._without([execution])
+
+    def _without(self, executions: list[bytes]) -> list[Instruction]:
+        for execution in executions:
+            self._ended.pop(execution, None)
             self._open.discard(execution)
-        return [Finished()] if complete and not self._open else []
+        return [Finished()] if executions and not self._open else []
 
 
 def _tells_end(header: Header, body: bytes) -> bool:

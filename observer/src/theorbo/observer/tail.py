@@ -74,8 +74,11 @@ def main(argv: list[str]) -> int:
             if not watcher.finished and not (end and end.wanted):
                 watcher.wait()
     if over and execution:
-        past = "" if since is not None else f"theorbo replay {execution} shows its events, "
-        _say(f"it has ended; {past}theorbo result {execution} its results")
+        if since is not None:
+            _say(f"it has ended; theorbo result {execution} shows its results")
+        else:
+            replay = f"theorbo replay {execution}" + (" --verify" if tally else "")
+            _say(f"it has ended; {replay} shows its events, theorbo result {execution} its results")
     if tally is None:
         return ExitStatus.COMPLETED
     verification = tally.verification(complete=watcher.finished)

@@ -119,17 +119,17 @@ class _Numbers:
         rest: list[_Range] = [(self.following, through)]
         for loss in self.losses:
             rest = _without(rest, loss)
-        for gap in rest:
-            if len(self.gaps) < VERIFIED_GAPS:
-                self.gaps.append(gap)
-            else:
-                self.beyond += gap[1] - gap[0] + 1
+        self._remember([*self.gaps, *rest])
         self.following = through + 1
 
     def told(self, first: int, last: int) -> None:
         """A loss event names these."""
-        self.gaps = _without(self.gaps, (first, last))[:VERIFIED_GAPS]
+        self._remember(_without(self.gaps, (first, last)))
         self.losses = [*self.losses, (first, last)][-VERIFIED_GAPS:]
+
+    def _remember(self, gaps: list[_Range]) -> None:
+        self.gaps = gaps[:VERIFIED_GAPS]
+        self.beyond += sum(last - first + 1 for first, last in gaps[VERIFIED_GAPS:])
 
     @property
     def untold(self) -> int:

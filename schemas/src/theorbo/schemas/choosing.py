@@ -20,11 +20,17 @@ SHORT_DIGITS = 8
 
 def list_views(link: Link, execution: bytes = bytes(16), **wish: Any) -> list[View]:
     """The views that LIST gives. Raises Refused, ProtocolError or Unavailable."""
+    return _listing(link, execution, **wish)[0]
+
+
+def _listing(link: Link, execution: bytes = bytes(16), **wish: Any) -> tuple[list[View], bool]:
+    """The views, and whether some did not fit into the message."""
     answer = link.ask(Command.LIST, Header(execution=execution), encode_json(**wish))
-    views = decode_json(answer.body).get("executions")
+    fields = decode_json(answer.body)
+    views = fields.get("executions")
     if not isinstance(views, list) or not all(isinstance(view, dict) for view in views):
         raise ProtocolError(ErrorCode.MALFORMED, "the broker's LISTING holds no list of executions")
-    return views
+    return views, bool(fields.get("more"))
 
 
 def chosen(link: Link, text: str) -> View:
@@ -34,13 +40,14 @@ def chosen(link: Link, text: str) -> View:
         raise UsageError(f"{text!r} is no execution: 4 to 32 hexadecimal digits are wanted; {_nearest(link)}")
     if len(digits) == 32:
         return _exact(link, digits)
-    views = list_views(link, all=True, limit=LISTING_ROWS)
+    views, more = _listing(link, all=True, limit=LISTING_ROWS)
     found = [view for view in views if str(view["execution"]).startswith(digits)]
     found = found or [view for view in views if str(view["execution"]).endswith(digits)]
     if len(found) == 1:
         return found[0]
     if not found:
-        older = f" among the newest {LISTING_ROWS} (give all 32 digits of an older one)" * (len(views) >= LISTING_ROWS)
+        full = more or len(views) >= LISTING_ROWS
+        older = f" among the newest {len(views)} (give all 32 digits of an older one)" * full
         raise UsageError(f"there is no execution {text!r}{older}; {_nearest(link)}")
     raise UsageError(f"{text!r} may be any of {len(found)} executions; give more digits: {_named(found)}")
 

@@ -68,6 +68,7 @@ def guarded(name: str, command: Callable[[], int]) -> int:
     What stdout's encoding cannot show is escaped. All output has been written when this returns: trouble with
     it is told here, for at its own end Python would only complain.
     """
+    _open_standard_files()
     with contextlib.suppress(AttributeError):  # a stdout that somebody has replaced
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # stderr has this from Python
     try:
@@ -83,6 +84,21 @@ def guarded(name: str, command: Callable[[], int]) -> int:
         _discard_output()
         _say(name, f"cannot write the output: {error.strerror}")
         return ExitStatus.UNAVAILABLE
+
+
+def _open_standard_files() -> None:
+    """What we were started without (`>&-`) is /dev/null: else the next file that is opened would be our stdout."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -117,7 +117,7 @@ READ_ROOM_BYTES = 2 * MIB
 
 PUNCH_BYTES = 1 * MIB
 """Acknowledged ranges of a spool file are given back to the file system in multiples of this: each costs a call.
-What is less waits, and counts as held."""
+What is less waits, and is on the disk beside what `SPOOL_BYTES` counts."""
 
 PRESSURE_S = 0.05
 """How often an agent that is at work looks whether a bound is reached. A rank that logs as fast as it can writes

@@ -1,4 +1,5 @@
-"""`theorbo schema`: the JSON Schema (2020-12) of a line of `--json`, for all kinds of event. Needs pydantic.
+"""`theorbo schema`: the JSON Schema (2020-12) of a line of `--json`, for all kinds of event, and for the lines that
+are none. Needs pydantic.
 
 It is made from the models of `events` and the fields that `presentation.as_object` puts before them. A number that an
 event gives may be one of the strings "NaN", "Infinity" and "-Infinity", for JSON has no such numbers.
@@ -16,8 +17,9 @@ from theorbo.schemas.errors import ExitStatus
 from theorbo.schemas.names import Channel
 
 _EPILOG = """\
-Of this form are the lines of theorbo tail, replay, run and attach with --json, and of theorbo journal export. A line
-of a kind that this version does not know has the same first fields, and any others.
+Of this form are the lines of theorbo tail, replay, run and attach with --json, and of theorbo journal export: events,
+and those of kind snapshot, missed, verification (of tail and replay) and outcome (the last one of run and attach).
+A line of a kind that this version does not know has the same first fields, and any others.
 
 examples:
   theorbo schema > theorbo-line.schema.json
@@ -46,6 +48,47 @@ _SOMETIMES: dict[str, Any] = {
     "redelivered": {"const": True, "description": "a hook may have been called for it before"},
 }
 
+_COUNT: dict[str, Any] = {"type": "integer", "minimum": 0}
+_TEXTS: dict[str, Any] = {"type": "array", "items": {"type": "string"}}
+_OBJECTS: dict[str, Any] = {"type": "array", "items": {"type": "object"}}
+_NO_EVENTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "snapshot": (
+        "The present state of an execution, with the fields of theorbo ps --json.",
+        {**_PLACE, "state": {"type": "string"}},
+    ),
+    "missed": (
+        "Events that could not be had: of the channel the positions from `position` to `last`.",
+        {**_PLACE, "last": _COUNT, "reason": {"type": "string"}},
+    ),
+    "verification": (
+        "The last line with --verify: whether all has come, once.",
+        {
+            **_PLACE,
+            "execution": {"const": ""},
+            "ok": {"type": "boolean"},
+            "verdict": {"type": "string"},
+            "events": _COUNT,
+            "problems": _TEXTS,
+            "streams": _OBJECTS,
+            "channels": _OBJECTS,
+        },
+    ),
+    "outcome": (
+        "The last line of run and attach: how it has ended, or was let go of.",
+        {
+            **{name: _PLACE[name] for name in ("execution", "task", "experiment", "run", "kind")},
+            "state": {"type": "string"},
+            "reason": {"type": "string"},
+            "final": {"type": "boolean", "description": "false if the Task goes on"},
+            "exit_status": _COUNT,
+            "duration_s": {"type": "number"},
+            "redelivered": _COUNT,
+            "results": _OBJECTS,
+        },
+    ),
+}
+"""Lines that are no event: what they are, and the fields that each has."""
+
 
 def line_schema() -> dict[str, Any]:
     """The schema, as an object that `json.dumps` takes."""
@@ -58,6 +101,14 @@ def line_schema() -> dict[str, Any]:
         kinds.append(kind)
         definitions.update({name: _lenient(each) for name, each in own.pop("$defs", {}).items()})
         definitions[kind] = _of_kind(kind, model, own)
+    for kind, (description, properties) in _NO_EVENTS.items():
+        kinds.append(kind)
+        definitions[kind] = {
+            "description": description,
+            "type": "object",
+            "properties": {**properties, "kind": {"const": kind}},
+            "required": list(properties),
+        }
     definitions["unknown"] = {
         "description": "A kind that this version does not know, with its own fields.",
         "type": "object",

@@ -230,7 +230,7 @@ class AgentCore:
         header = message.header
         if code in (ErrorCode.MALFORMED, ErrorCode.TOO_LARGE):  # to send it again would not help
             if not header.channel and header.position:
-                refused = self._attachments.under_way(header.position)
+                refused = self._attachments.refused(header.position, answer.get("sha256"))
                 return [out for attachment in refused for out in self._give_up(attachment, why)]
             hole = self.delivery.refused(header)
             if hole:

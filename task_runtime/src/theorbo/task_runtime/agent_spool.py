@@ -171,8 +171,13 @@ class NodeSpool:
     def _free(self) -> None:
         for file, offset, length in self._core.to_free() if self._can_free else ():
             try:
-                with (self.path / file.name).open("r+b", buffering=0) as opened:
-                    self._can_free = punch_hole(opened.fileno(), offset, length)
+                descriptor = os.open(self.path / file.name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    if os.fstat(descriptor).st_ino != file.inode:
+                        continue  # another file has taken its place just now, and has not been read
+                    self._can_free = punch_hole(descriptor, offset, length)
+                finally:
+                    os.close(descriptor)
             except OSError:
                 continue  # it has vanished just now, or the disk fails: it only costs room
             if not self._can_free:

@@ -38,9 +38,9 @@ class AttachmentSending:
             return False
         return attachment in self._missing
 
-    def under_way(self, size: int) -> list[Attachment]:
-        """Those of this size; a refusal names no digest."""
-        return [attachment for attachment in self._sending if attachment.size == size]
+    def refused(self, size: int, sha256: str | None) -> list[Attachment]:
+        """Those that a refusal is about: it tells the size and, where the bytes themselves are wrong, the digest."""
+        return [each for each in self._sending if each.size == size and sha256 in (None, each.sha256)]
 
     def forget(self, attachment: Attachment) -> None:
         """It is given up."""

@@ -61,13 +61,13 @@ class CheckpointFile:
         try:
             if _LINE_BYTES + len(body) > self._half:
                 self._grow(len(body))
-            self._number += 1
-            text = _LINE.format(self._number, zlib.crc32(body), len(body)).encode() + body
-            if os.pwrite(self._descriptor, text, self._number % 2 * self._half) != len(text):
+            number = self._number + 1
+            text = _LINE.format(number, zlib.crc32(body), len(body)).encode() + body
+            if os.pwrite(self._descriptor, text, number % 2 * self._half) != len(text):
                 return False
         except OSError:
             return False
-        self._last = body
+        self._number, self._last = number, body  # not before: the other half is the one that is whole
         return True
 
     def _grow(self, length: int) -> None:
