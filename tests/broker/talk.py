@@ -33,7 +33,11 @@ class Talk:
             "agent": Speaker(execution, agent, epoch, new_incarnation()),
         }
         self.link = Link(connection, speakers.get(role))
-        self.welcome = self.link.wait_welcome(DEADLINE_S)
+        try:
+            self.welcome = self.link.wait_welcome(DEADLINE_S)
+        except BaseException:
+            self.link.close()
+            raise
         self.heard: list[Message] = []
         self.connection = connection
         self._agents: list[Link] = []

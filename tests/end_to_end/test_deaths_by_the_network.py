@@ -12,6 +12,7 @@ from tests.end_to_end.deaths import SLACK_S, wait_until
 from tests.proxy.front import Front
 from tests.proxy.proxy import Way
 from theorbo.schemas.limits import HEARTBEAT_S, SILENT_S, SUSPECT_S
+from theorbo.schemas.link import open_link
 
 AFTER_SILENCE_S = 2 * SUSPECT_S + SLACK_S
 """A half-open connection is given up by libzmq after twice SUSPECT_S, by a link after SUSPECT_S; whichever
@@ -154,3 +155,10 @@ def test_half_open_to_the_live_stream_alone_is_noticed_while_the_broker_answers(
     front.publisher.pass_all()
     tail.wait_ticks(timeout_s=AFTER_SILENCE_S)
     scene.finish(tail)
+
+
+def test_bits_flipped_in_the_first_hand_shake_cost_another_one(front):
+    """libzmq never takes up again a connection whose hand-shake was no ZMTP."""
+    for _ in range(4):
+        front.router.garble(Way.DOWN)
+    open_link(str(front.connection_file)).close()

@@ -7,6 +7,7 @@ the journal until it has caught up. So a slow reader costs a slow reader's reads
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 from theorbo.broker.batches import cut
@@ -38,7 +39,8 @@ class Cursor:
             raise ProtocolError(ErrorCode.MALFORMED, "READ of positions: one execution and one channel, no follow")
         self.live = False
         self.reading = False
-        self._sent = self._confirmed = self.looked_to
+        self._under_way = deque[int]()
+        """Sequences that were given and are not confirmed."""
         self.supervised = supervised if self.follow and supervised and self.execution == supervised.id else None
         """What is given through this cursor goes through the hooks of the execution's Executor."""
 
@@ -57,7 +59,7 @@ class Cursor:
         """Whether credit is left for it. One batch may always be under way, else a reader whose whole credit
         is smaller than a batch would wait for ever.
         """
-        return len(batch.body) <= self.credit_bytes or self._sent == self._confirmed
+        return len(batch.body) <= self.credit_bytes or not self._under_way
 
     def give(self, batch: Batch) -> Send:
         """The batch, or what of it lies in the range of positions, on its way."""
@@ -65,7 +67,7 @@ class Cursor:
             batch = cut(batch, self.first_position, self.last_position)
             self.first_position = batch.last_position + 1
         self.credit_bytes -= len(batch.body)
-        self._sent = batch.sequence
+        self._under_way.append(batch.sequence)
         if self.supervised:
             self.supervised.given = max(self.supervised.given, batch.sequence)
         return Send(self.peer, Message(Command.EVENTS, batch.header(self.request), batch.body))
@@ -86,9 +88,11 @@ class Cursor:
     def confirm(self, more_bytes: int, sequence: int) -> None:
         """CREDIT."""
         self.credit_bytes = min(self.credit_bytes + more_bytes, CREDIT_BYTES)
-        self._confirmed = max(self._confirmed, min(sequence, self._sent))
-        if self.supervised:
-            self.supervised.confirm(self._confirmed)
+        confirmed = 0
+        while self._under_way and self._under_way[0] <= sequence:
+            confirmed = self._under_way.popleft()
+        if self.supervised and confirmed:
+            self.supervised.confirm(confirmed)
 
     def unsent(self, message: Message) -> None:
         """An EVENTS message did not leave: it is given again, and all after it."""
@@ -96,14 +100,14 @@ class Cursor:
         self.live = False
         self.credit_bytes += len(message.body)
         self.looked_to = min(self.looked_to, header.sequence - 1)
-        self._sent = min(self._sent, header.sequence - 1)
-        self._confirmed = min(self._confirmed, self._sent)
+        while self._under_way and self._under_way[-1] >= header.sequence:
+            self._under_way.pop()
         if self.first_position:
             self.first_position = min(self.first_position, header.position)
 
     def read_on(self) -> list[Instruction]:
         """What to read next: nothing if the cursor is live, is waiting for a read, or has no credit."""
-        if self.live or self.reading or (self.credit_bytes <= 0 and self._sent != self._confirmed):
+        if self.live or self.reading or (self.credit_bytes <= 0 and self._under_way):
             return []
         self.reading = True
         limit_bytes = max(1, min(self.credit_bytes, JOURNAL_READ_BYTES))

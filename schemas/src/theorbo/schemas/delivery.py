@@ -98,6 +98,7 @@ class Delivery:
         self._held_bytes = 0
         self._offered = 0
         self._stored: set[str] = set()  # attachments the broker has, of batches still held
+        self._given_up: set[str] = set()  # and those that nobody has
         self._chunk_at: dict[str, int] = {}  # offset of the chunk under way, per attachment
         self._chunk_sent_at: dict[str, float] = {}
         self._connected = False
@@ -210,7 +211,7 @@ class Delivery:
     def _send(self, stream: Stream, queue: _Queue, now: float, out: list[Instruction]) -> bool:
         """Send the next batch of a stream; False if it has to wait for an attachment."""
         batch = queue.batches[queue.sent]
-        missing = [item for item in batch.attachments if item.sha256 not in self._stored]
+        missing = [item for item in batch.attachments if item.sha256 not in self._stored | self._given_up]
         if missing:
             item = missing[0]
             if item.sha256 not in self._chunk_at:
@@ -229,7 +230,7 @@ class Delivery:
         """Neither we nor the broker have the bytes: the records that name them go without."""
         self._chunk_at.pop(attachment.sha256, None)
         self._chunk_sent_at.pop(attachment.sha256, None)
-        self._stored.add(attachment.sha256)
+        self._given_up.add(attachment.sha256)
 
     def welcomed(self, journal: str = "") -> bool:
         """The broker has answered HELLO: send everything that is not acknowledged, again.
@@ -241,6 +242,8 @@ class Delivery:
         self._rewind()
         another = bool(self.journal and journal and journal != self.journal)
         self.journal = journal or self.journal
+        if another:
+            self._stored.clear()  # it may know of less
         for queue in self._queues.values():
             queue.asked = queue.asked or another
             queue.asked_at = -math.inf
@@ -280,6 +283,7 @@ class Delivery:
             self._held_bytes -= batch.size
             for item in batch.attachments:
                 self._stored.discard(item.sha256)
+                self._given_up.discard(item.sha256)
         queue.acknowledged = max(queue.acknowledged, min(header.first, queue.next_number - 1))
         if header.flags & Flag.REWIND:
             queue.sent = 0

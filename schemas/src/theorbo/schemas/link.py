@@ -215,6 +215,9 @@ class Link:
     def wait_welcome(self, timeout_s: float) -> Message:
         """Wait for the answer to HELLO; meanwhile the connection file is read again, for the broker may be moving.
 
+        All addresses take turns. A silent one gets another connection after `ANSWER_S`: libzmq never takes up again
+        one whose hand-shake was garbled.
+
         Raises Unavailable, naming what was tried; Refused; ProtocolError.
         """
         deadline = time.monotonic() + timeout_s
@@ -224,13 +227,14 @@ class Link:
             if self._address in left:
                 left.remove(self._address)
             tried.append(self._address)
-            until = time.monotonic() + (deadline - time.monotonic()) / (len(left) + 1)
+            until = time.monotonic() + min(ANSWER_S, (deadline - time.monotonic()) / (len(left) + 1))
             before = self.connection
             if message := self._answer_to_hello(until):
                 return accepted(message)
             if self.connection is not before:
                 left = list(self.connection.router)
-            elif left:
+            else:
+                left = left or list(self.connection.router)
                 self._connect_anew(before, left[0])
         raise Unavailable(
             f"no answer from a broker within {timeout_s:.0f} s; tried {', '.join(dict.fromkeys(tried))} "
