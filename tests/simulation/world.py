@@ -39,6 +39,7 @@ class World:
         self.inotify_deaf = False
         self._hosts: dict[str, Host] = {}
         self._executor_spools: dict[tuple[int, str], list[bytes]] = {}
+        self._attached: dict[int, list[ExecutorParty]] = {}
         self._live_dropped_until: dict[str, float] = {}
         self.acknowledgements: dict[str, deque[Message]] = {}
         """The last few that were sent, by the client's name."""
@@ -83,6 +84,7 @@ class World:
     def _submit(self, number: int) -> None:
         plan = self.plan.executions[number]
         self.executors[number] = ExecutorParty(self, number, plan, 1, "login")
+        self._attached[number] = [self.executors[number]]
         if plan.cancel_at is not None:
             self.scheduler.after(plan.cancel_at, self._cancel, number)
 
@@ -101,9 +103,12 @@ class World:
             self._attach(number, host)
 
     def _attach(self, number: int, host: str) -> ExecutorParty:
-        former = self.executors[number]
-        executor = ExecutorParty(self, number, self.plan.executions[number], former.life + 1, host)
+        """Where the spool's lock is free: a frozen Executor holds it as long as it lives."""
+        holders = {each.host.name for each in self._attached[number] if each.alive and not each.over}
+        free = next(name for name in (host, "login", "elsewhere", "far away") if name not in holders)
+        executor = ExecutorParty(self, number, self.plan.executions[number], self.executors[number].life + 1, free)
         self.executors[number] = executor
+        self._attached[number].append(executor)
         return executor
 
     def launch(self, executor: ExecutorParty) -> None:

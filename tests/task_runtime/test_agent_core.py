@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from theorbo.schemas.delivery import SendChunk
 from theorbo.schemas.errors import Refused
 from theorbo.schemas.frames import Command, ErrorCode, Flag, Header, Message, encode_json
-from theorbo.schemas.limits import DAMAGES_TOLD, MIB, REPORTS_HELD, SPOOL_BYTES, SPOOL_RESERVE_BYTES
+from theorbo.schemas.limits import DAMAGES_TOLD, MIB, REPORTS_HELD, SPOOL_BYTES, SPOOL_RESERVE_BYTES, WINDOW_BYTES
 from theorbo.schemas.names import Channel, Source, SourceKind, Stream
 from theorbo.schemas.records import Attachment, drop_first, encode_record, split_body
 from theorbo.schemas.spool import Pressure
@@ -721,3 +721,21 @@ def test_a_broker_that_will_never_take_anything_is_an_error_and_other_refusals_a
     assert "why" in complaint.text
     with pytest.raises(Refused, match="why"):
         node.core.handle(refused("unknown_execution"), 0.0)
+
+
+def test_a_numbered_loss_is_told_though_what_waits_behind_it_fills_the_window():
+    node = Node()
+    padded = [encode_record({"kind": "log", "time": 1.0, "text": str(n), "x": "x" * 60_000}) for n in range(40)]
+    for begin in range(0, 40, 4):
+        node.append("rank-0.rec", b"".join(padded[begin : begin + 4]))
+        node.round()
+    ((file, start, length),) = node.core.to_free()
+    text = node.files["rank-0.rec"]
+    node.files["rank-0.rec"] = text[:start] + bytes(length) + text[start + length :]
+    file.freed = start + length
+    node.journal.recover(rank_log=5)
+    node.core.handle(node.journal.welcome(), 0.0)
+    node.append("rank-0.rec", b"".join(padded) * (1 + WINDOW_BYTES // sum(map(len, padded))))
+    node.end()
+    assert [loss["first"] for loss in node.losses()] == [6]
+    assert node.core.life is Life.CLOSED

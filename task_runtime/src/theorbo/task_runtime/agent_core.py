@@ -159,8 +159,15 @@ class AgentCore:
         return [other.name for other in self._order.of(file.source) if other.channel is not None]
 
     def next_read(self) -> Read | None:
-        """What to read next; None if there is nothing to read, or no room for it."""
-        return self._order.next_read() if self.delivery.room_bytes >= READ_ROOM_BYTES else None
+        """What to read next; None if there is nothing to read, or no room for it.
+
+        What the agent itself reports, which is little, needs no room: it may be the loss that the broker waits for
+        before it takes what fills the window.
+        """
+        if self.delivery.room_bytes >= READ_ROOM_BYTES:
+            return self._order.next_read()
+        own = self.files.get(self.own_name)
+        return Read(own, own.offset, own.unread) if own and own.unread else None
 
     def take(self, file: SpoolFile, chunk: bytes, now: float, *, final: bool = False) -> list[AgentInstruction]:
         """The bytes that were to be read. Everything found in them is numbered and offered for delivery."""
