@@ -78,6 +78,19 @@ class Readers:
     def _last_seen(self, observer: ObserverParty, execution: bytes, channel: int) -> int:
         return observer.seen.get((execution, channel), 0)
 
+    def _sound_last(self, observer: ObserverParty, execution: bytes, channel: int) -> int:
+        """The last position of the snapshot, where a recovery has left out a damaged row that stood there."""
+        return max(
+            (
+                row.last_position
+                for row in self._checks.rows.values()
+                if (row.execution, row.channel) == (execution, channel)
+                and row.sequence <= observer.snapshot_sequence
+                and row.sequence not in self._checks.damaged_rows
+            ),
+            default=0,
+        )
+
     def observed(self, observer: ObserverParty, header: Header, body: bytes) -> None:
         require = self._checks.require
         row = self._checks.rows.get(header.sequence)
@@ -111,6 +124,8 @@ class Readers:
 
     def _next(self, observer: ObserverParty, execution: bytes, channel: int, first: int, last: int) -> None:
         expected = self._last_seen(observer, execution, channel) + 1
+        if first < expected and self._checks.recoveries:
+            expected = self._sound_last(observer, execution, channel) + 1
         self._checks.require(
             "observers see each position once, in order, or are told",
             first == expected and last >= first,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, deque
 from typing import Any
 
@@ -105,7 +106,8 @@ class World:
     def _attach(self, number: int, host: str) -> ExecutorParty:
         """Where the spool's lock is free: a frozen Executor holds it as long as it lives."""
         holders = {each.host.name for each in self._attached[number] if each.alive and not each.over}
-        free = next(name for name in (host, "login", "elsewhere", "far away") if name not in holders)
+        hosts = itertools.chain((host, "login"), map("elsewhere {}".format, itertools.count()))
+        free = next(name for name in hosts if name not in holders)
         executor = ExecutorParty(self, number, self.plan.executions[number], self.executors[number].life + 1, free)
         self.executors[number] = executor
         self._attached[number].append(executor)

@@ -56,6 +56,7 @@ class Execution:
         """Batches of reporters that are accepted and not committed."""
         self.evidence = Evidence()
         self.state = self.decided = State.PENDING
+        self._final_accepted = False  # the record of the final state is on its way to the disk, or there
         self.reason = ""
         self.started_at: float | None = None
         self.ended_at: float | None = None
@@ -94,12 +95,14 @@ class Execution:
             self.ended_view = past.ended_view
             self.speakers[EXECUTOR] = Standing(past.ended_view.get("executor_epoch", 1), "")
             self.state = self.decided = State(past.ended_view["state"])
+            self._final_accepted = True
             for batch in past.signals:
                 self._pass_losses(batch, Observed([], [], []))
             return self
         for batch in past.signals:
             self.observe(batch)
         self.decided = self.state
+        self._final_accepted = self.state.final
         for index in self.evidence.agents_started.keys() - self.evidence.agents_closed.keys():
             self.contacts[str(Source(SourceKind.AGENT, index))] = now
         self.contacts[str(EXECUTOR)] = now
@@ -150,10 +153,11 @@ class Execution:
         """The next `count` events of a stream, with their positions."""
         head = self.stream(source, channel)
         position = self.accepted_positions.get(channel, 0) + 1
-        late = self.decided.final and (source != BROKER or self.state.final)
-        flags = Flag.LATE if late else 0
+        flags = Flag.LATE if self.decided.final and (source != BROKER or self._final_accepted) else 0
         batch = Batch(sequence, self.id, channel, position, source, head.accepted + 1, count, flags, 0.0, body)
         head.accept(count)
+        if source == BROKER and self.decided.final and b'{"kind":"state_changed"' in body:
+            self._final_accepted = True
         self.accepted_positions[channel] = batch.last_position
         self.in_flight += source != BROKER
         return batch

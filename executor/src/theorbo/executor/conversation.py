@@ -208,6 +208,8 @@ class Conversation:
         if self._recalling:
             self._known.welcomed(header, said)
             return [] if self._over else [self._read()]
+        if self._delivery.acknowledged(OWN_SIGNALS) < self._attached_number:  # the broker may have forgotten our epoch
+            self._known.given = max(self._known.given, number_in(said, "given"))
         out: list[Instruction] = []
         if another:
             self._own.base = min(self._own.base, number)
