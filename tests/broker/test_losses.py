@@ -279,6 +279,16 @@ class TestDamagedRows:
         assert bus.own_events()[-1].detail == "damaged in the journal"
         assert bus.states() == ["LOST"]
 
+    def test_found_while_the_final_state_is_on_its_way_to_the_disk_are_late(self, bus, sequence):
+        for _ in range(int(LOST_S) + 2):
+            bus.now += 1.0
+            bus.give(Tick())
+        assert bus.pending
+        self.read(bus)
+        bus.settle()
+        assert [batch.flags for batch in bus.journal[-2:]] == [0, Flag.LATE]
+        assert bus.states() == ["LOST"]
+
     @pytest.mark.parametrize("way", ["time", "retention", "others"])
     def test_of_an_ended_execution_keep_it_in_memory_until_their_loss_is_on_disk(self, bus, sequence, way):
         """On a full disk that takes as long as it takes."""

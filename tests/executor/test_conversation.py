@@ -454,6 +454,18 @@ def test_when_it_is_not_known_whose_record_has_our_number_it_is_said_again_behin
     assert not any(isinstance(each, Report) for each in talk.out)
 
 
+def test_what_the_former_may_have_been_given_before_our_takeover_was_on_disk_is_marked():
+    talk = attach(confirmed=5, given=5)
+    talk.end()
+    talk.welcome(accepted=1, confirmed=6, given=6)  # the broker was killed, and listened to the former one again
+    talk.ack(2)
+    talk.events(6, RANK, Channel.LOG, log("given to the former one"))
+    assert talk.called() == [("/log/1", True)]
+    talk.welcome(accepted=2, confirmed=6, given=7)  # now it knows us: what it gave, it gave to us
+    talk.events(7, RANK, Channel.LOG, log("new"), first=2)
+    assert talk.called() == [("/log/2", False)]
+
+
 def test_an_executor_that_is_behind_finds_the_launchers_last_word_in_the_journal():
     talk = attach(confirmed=5, given=5)
     talk.end()
