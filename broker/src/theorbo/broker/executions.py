@@ -309,7 +309,7 @@ class Execution:
     def renew(self, now: float) -> None:
         """Everybody has a new lease: it was the broker that did not listen, or its clock that was set."""
         self.heard_at = self.agents_heard_at = now
-        self.changed_at = min(self.changed_at, now)
+        self.changed_at = now  # else a jump would take what has just ended out of the beacon
         self.contacts = dict.fromkeys(self.contacts, now)
 
     # --- words ----------------------------------------------------------------------------------
