@@ -66,10 +66,10 @@ def test_half_open_to_executor_and_agent_is_noticed_on_both_sides(scene, front, 
         "agent": asking.contact(scene.execution, "agent:0", "suspect") - begin,
     }
     for who, seconds in noticed_s.items():
-        assert SUSPECT_S - HEARTBEAT_S <= seconds <= SUSPECT_S + SLACK_S, noticed_s
+        assert SUSPECT_S - 2 * HEARTBEAT_S <= seconds <= SUSPECT_S + SLACK_S, noticed_s
         assert who
     silent_s = asking.contact(scene.execution, "agent:0", "silent") - begin
-    assert SILENT_S - HEARTBEAT_S <= silent_s <= SILENT_S + SLACK_S
+    assert SILENT_S - 2 * HEARTBEAT_S <= silent_s <= SILENT_S + SLACK_S
     assert asking.view(scene.execution)["state"] == "RUNNING", "being silent ends nothing"
     front.pass_all()
     for program in (run, tail):
@@ -85,7 +85,7 @@ def test_half_open_to_an_observer_concerns_nobody_else(scene, observers_front, d
     observers_front.half_open()
     begin = time.monotonic()
     noticed_s = tail.said_at("waiting for it") - begin
-    assert SUSPECT_S - HEARTBEAT_S <= noticed_s <= SUSPECT_S + SLACK_S
+    assert SUSPECT_S - 2 * HEARTBEAT_S <= noticed_s <= SUSPECT_S + SLACK_S
     run.wait_ticks()
     observers_front.pass_all()
     tail.wait_ticks(timeout_s=AFTER_SILENCE_S)
@@ -110,7 +110,7 @@ def test_half_open_to_the_agent_alone_nothing_arrives_and_then_everything(
     front.half_open()
     begin = time.monotonic()
     noticed_s = asking.contact(scene.execution, "agent:0", "suspect") - begin
-    assert SUSPECT_S - HEARTBEAT_S <= noticed_s <= SUSPECT_S + SLACK_S
+    assert SUSPECT_S - 2 * HEARTBEAT_S <= noticed_s <= SUSPECT_S + SLACK_S
     assert asking.view(scene.execution)["contact"]["executor"] == "alive"
     front.pass_all()
     for program in (run, tail):
@@ -132,7 +132,7 @@ def test_half_open_to_the_executor_alone_it_takes_the_other_road_that_the_file_n
     begin = time.monotonic()
     tail.wait_ticks()
     back_s = run.said_at("the broker is back") - begin
-    assert SUSPECT_S - HEARTBEAT_S <= back_s <= SUSPECT_S + SLACK_S
+    assert SUSPECT_S - 2 * HEARTBEAT_S <= back_s <= SUSPECT_S + SLACK_S
     scene.finish(tail)
 
 

@@ -50,6 +50,8 @@ class Disk:
         self.last_sequence = 0
         self.batches: list[Batch] = []
         self.damaged: set[int] = set()
+        self.set_aside: dict[tuple[bytes, int], int] = {}
+        """The last position of what was set aside, by execution and channel: it is not given again."""
         """Sequences of rows whose checksum is wrong."""
         self.kept: dict[bytes, Keep] = {}
         self.confirmed: dict[bytes, int] = {}
@@ -82,6 +84,10 @@ class Disk:
                 case Confirm(execution, sequence):
                     self.confirmed[execution] = max(sequence, self.confirmed.get(execution, 0))
                 case SetAside(sequence):
+                    for batch in self.batches:
+                        if batch.sequence == sequence:
+                            place = batch.execution, batch.channel
+                            self.set_aside[place] = max(batch.last_position, self.set_aside.get(place, 0))
                     self.batches = [batch for batch in self.batches if batch.sequence != sequence]
                     self.damaged.discard(sequence)
                 case _:
@@ -99,6 +105,7 @@ class Disk:
         lost, self.batches = self.batches[kept:], self.batches[:kept]
         self.identity = f"journal-{int(self.identity.partition('-')[2]) + 1}"
         self.last_sequence += RECOVERED_SEQUENCES
+        self.set_aside.clear()  # under another identity positions may come again
         self.checks.lost(lost, self.batches)
         for execution in {batch.execution for batch in lost}:
             remaining = [batch for batch in self.batches if batch.execution == execution]
@@ -146,14 +153,14 @@ class Disk:
             return None
         last: dict[tuple[Source, int], int] = {}
         counts = Counter[tuple[Source, int]]()
-        heads: dict[int, int] = {}
+        heads = {channel: last for (each, channel), last in self.set_aside.items() if each == execution}
         signals: list[Batch] = []
         damaged: list[Batch] = []
         for batch in self.batches:
             if batch.execution == execution:
                 last[batch.source, batch.channel] = batch.last
                 counts[batch.source, batch.channel] += batch.count
-                heads[batch.channel] = batch.last_position
+                heads[batch.channel] = max(batch.last_position, heads.get(batch.channel, 0))
                 if batch.channel == Channel.SIGNALS and (keep.ended is None or b'"loss"' in batch.body):
                     if batch.sequence in self.damaged:
                         damaged.append(batch._replace(body=b""))
