@@ -158,7 +158,7 @@ class _Bus(Bus):
         assert max(map(len, frames)) <= MESSAGE_BYTES
         if message.command == Command.REFUSED:
             answer = decode_json(message.body)
-            assert set(answer) == {"code", "message"}
+            assert {"code", "message"} <= set(answer) <= {"code", "message", "sha256"}
             assert len(message.body) <= REFUSAL_BYTES, f"a refusal of {len(message.body)} bytes"
 
 
