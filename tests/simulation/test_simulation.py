@@ -1,7 +1,6 @@
-"""Fresh seeds each time, the same story for the same seed, and every planted fault found."""
+"""Many seeds, the same story for the same seed, and every planted fault found."""
 
 import os
-import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +15,10 @@ ROOT = Path(__file__).parents[2]
 SEEDS_PER_TEST = 60
 
 
-@pytest.mark.parametrize("_part", range(6))
-def test_no_invariant_is_broken_whatever_fails(_part):
-    first = secrets.randbelow(2**40)
+@pytest.mark.parametrize("part", range(6))
+def test_no_invariant_is_broken_whatever_fails(part):
+    """The same seeds each time; fresh ones are `.ci/run`'s."""
+    first = 1 + part * SEEDS_PER_TEST
     print(f"seeds {first} to {first + SEEDS_PER_TEST - 1}")
     events = faults = 0
     for seed in range(first, first + SEEDS_PER_TEST):
