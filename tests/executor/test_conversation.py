@@ -92,8 +92,9 @@ class Talk:
         self.put = self.conversation.outgoing(self.now)
         return instructions
 
-    def welcome(self, journal: str = "the journal", **fields) -> list:
-        return self.take(Message(Command.WELCOME, Header(time=UNIX), encode_json(broker=journal, **fields)))
+    def welcome(self, journal: str = "the journal", since: float = 1.0, **fields) -> list:
+        body = encode_json(broker=journal, since=since, **fields)
+        return self.take(Message(Command.WELCOME, Header(time=UNIX), body))
 
     def ack(self, number: int) -> list:
         return self.take(Message(Command.ACK, Header(channel=Channel.SIGNALS, source=EXECUTOR, first=number)))
@@ -444,14 +445,40 @@ def test_when_it_is_not_known_whose_record_has_our_number_it_is_said_again_behin
     talk = attach(confirmed=5, given=5)
     talk.end()
     talk.decide(Wanted(Wish.CANCEL, "enough"))
-    talk.welcome(accepted=2)  # the broker was killed, and somebody has said number 2
+    talk.welcome(accepted=2, since=2.0)  # the broker was killed, and somebody has said number 2
     reported = [each.event for each in talk.out if isinstance(each, Report)]
     assert [event.kind for event in reported] == ["executor_attached", "control_requested"]
     assert reported[0].number == 3
     assert [put.header.first for put in talk.put] == [3]
     talk.ack(4)
-    talk.welcome(accepted=4)
+    talk.welcome(accepted=4, since=3.0)
     assert not any(isinstance(each, Report) for each in talk.out)
+
+
+def test_a_broker_that_says_welcome_twice_has_our_number_from_us():
+    talk = attach(confirmed=5, given=5)
+    talk.end()
+    talk.welcome(accepted=2)  # two HELLOs have crossed: it has taken our number 2 in between
+    assert not any(isinstance(each, Report) for each in talk.out)
+
+
+def lost(first: int, last: int) -> events.Loss:
+    return events.Loss(time=1.0, stream="executor/signals", count=last - first + 1, first=first, last=last, detail="")
+
+
+def test_a_request_that_was_damaged_in_the_journal_is_made_again_once():
+    talk = Talk()
+    talk.welcome()
+    talk.ack(1)
+    talk.decide(Wanted(Wish.CANCEL, "enough"))
+    talk.events(2, BROKER, Channel.SIGNALS, lost(1, 2))
+    (again,) = [each.event for each in talk.out if isinstance(each, Report)]
+    assert (again.kind, again.action, again.reason) == ("control_requested", "cancel", "enough")
+    assert [put.header.first for put in talk.put] == [3]
+    talk.events(3, BROKER, Channel.SIGNALS, lost(1, 2))
+    assert not any(isinstance(each, Report) for each in talk.out)  # it is said already, behind what was lost
+    talk.events(4, BROKER, Channel.SIGNALS, lost(3, 3))
+    assert [each.event for each in talk.out if isinstance(each, Report)] == [again]
 
 
 def test_what_the_former_may_have_been_given_before_our_takeover_was_on_disk_is_marked():

@@ -145,6 +145,13 @@ def test_a_scheduler_that_sends_sigterm_twice_does_not_cut_the_grace_short():
     assert running.handle(Wanted(Wish.CANCEL, "SIGTERM"), T0 + 1.1) == []
 
 
+def test_what_another_has_asked_for_can_be_asked_for_again():
+    """A recovered journal may have lost that request, and with it what the agents were told."""
+    running = launched()
+    running.handle(heard(events.ControlRequested(time=1.0, action="cancel", by="bob@home")), T0 + 1)
+    assert request(running.handle(Wanted(Wish.CANCEL, "enough"), T0 + 2)).action == "cancel"
+
+
 def test_a_launcher_that_survives_the_kill_is_ended_itself():
     running = launched()
     running.handle(Wanted(Wish.KILL, ""), T0)

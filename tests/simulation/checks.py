@@ -125,7 +125,8 @@ class Checks:
         self.events += len(found)
         if batch.source == EXECUTOR:
             truth = self.executor_truth.get(batch.execution, set())
-            twice = known.executor_records.intersection(found)
+            before = [known.executor_records[record] for record in found if record in known.executor_records]
+            twice = [sequence for sequence in before if sequence not in self.damaged_rows]
             self.require(
                 "the journal has what an Executor reported, once",
                 truth.issuperset(found) and (not twice or self.recoveries > 1),  # its numbers begin anew, see docs
@@ -304,7 +305,7 @@ class Checks:
         committed = self.known(execution).executor_records
         self.require(
             "what an Executor believes delivered is in the journal",
-            self.recoveries > 0 or committed.issuperset(own.records[: max(0, number - own.base)]),
+            self.recoveries > 0 or set(committed).issuperset(own.records[: max(0, number - own.base)]),
             lambda: f"{number} of {own.records} from {own.base}, the journal has {sorted(committed)}",
         )
 

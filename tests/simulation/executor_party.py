@@ -145,9 +145,8 @@ class ExecutorParty(Process):
         self.world.checks.bounded_sender(self.name, self._conversation._delivery)
 
     def cancel(self) -> None:
-        """As often as the user likes; where a recovery may have lost the first request, in stronger words."""
-        wish = Wish.KILL if self.world.checks.recoveries else Wish.CANCEL
-        self.run(self._decide, Wanted(wish, "enough"))
+        """As often as the user likes."""
+        self.run(self._decide, Wanted(Wish.CANCEL, "enough"))
 
     def launcher_ended(self, code: int) -> None:
         self.run(self._decide, LauncherEnded(code))

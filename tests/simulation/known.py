@@ -24,7 +24,8 @@ class Known:
         self.missing = Counter[Stream]()
         self.given_up: dict[Stream, set[int]] = {}
         """Numbers of which a loss event says that nobody can deliver them."""
-        self.executor_records: set[bytes] = set()
+        self.executor_records: dict[bytes, int] = {}
+        """By record the sequence of the last row that has it."""
         self.state = State.PENDING
         self.conserved: dict[str, Any] = {}
         self.lost_events = 0
@@ -43,7 +44,7 @@ class Known:
         self.positions[batch.channel] = batch.last_position
         self.numbers[stream] = batch.last
         if batch.source == EXECUTOR:
-            self.executor_records.update(RS + part for part in batch.body.split(RS)[1:])
+            self.executor_records.update((RS + part, batch.sequence) for part in batch.body.split(RS)[1:])
 
     def take_signal(self, source: Source, event: dict[str, Any]) -> None:
         kind = event["kind"]

@@ -24,13 +24,15 @@ class Peers:
     def __init__(
         self, broker: str, executions: dict[bytes, Execution], cursors: Cursors, payloads: Payloads, now: float
     ) -> None:
-        """`broker` identifies the journal. What belongs to a peer in `cursors` and `payloads` goes with it."""
+        """`broker` identifies the journal, and `now`, when the broker was started, its run. What belongs to a peer in
+        `cursors` and `payloads` goes with it.
+        """
         self.sessions = Sessions()
         self.reminders = Reminders()
         self.refusals = Refusals()
         self.heard_at = now
         """When anybody was last heard."""
-        self._broker = broker
+        self._broker, self._since = broker, now
         self._executions = executions
         self._cursors = cursors
         self._payloads = payloads
@@ -53,7 +55,7 @@ class Peers:
         self.hear(session, now)
         fields: dict[str, object] = {
             "broker": self._broker, "version": __version__, "protocol": PROTOCOL_VERSION,
-            "heartbeat_s": HEARTBEAT_S, "window_bytes": WINDOW_BYTES,
+            "since": self._since, "heartbeat_s": HEARTBEAT_S, "window_bytes": WINDOW_BYTES,
         }  # fmt: skip
         if session.role == "executor":
             head = execution.streams.get((EXECUTOR, Channel.SIGNALS)) if execution else None

@@ -103,6 +103,7 @@ class Conversation:
         self._last_sequence = 0
         self._known = Recollection()
         self._attached_number = 0
+        self._run: object = None  # of the broker that has said WELCOME last
         self._seen: dict[Stream, int] = {}
         self._followed: frozenset[Stream] | None = None  # who attached, and met another journal: what it knew by then
         self._held_wishes: list[Wanted] = []
@@ -205,6 +206,7 @@ class Conversation:
         if another and self._speaker.epoch > 1 and self._followed is None:
             self._followed = frozenset(self._seen)
         number = number_in(said, "accepted")
+        another_run, self._run = said.get("since") != self._run, said.get("since")
         if self._recalling:
             self._known.welcomed(header, said)
             return [] if self._over else [self._read()]
@@ -217,7 +219,7 @@ class Conversation:
             for record in self._own.records:
                 self._delivery.offer(EXECUTOR, Channel.SIGNALS, record)
             self._accepted = self._accepted and not self._own.records
-        else:
+        elif another_run:
             out += self._say_again(number, now)
         return [*out, self._read()] if self._accepted and not self._over else out
 
@@ -242,6 +244,15 @@ class Conversation:
             if isinstance(event, (events.ExecutorAttached, events.ControlRequested, events.LauncherGone)):
                 out.append(Report(event))
         return out
+
+    def _ask_again(self, event: events.EventBase) -> list[Instruction]:
+        """What we had asked for, and was damaged in the journal before it had reached anybody, is asked once more."""
+        if not isinstance(event, events.Loss) or event.stream != str(OWN_SIGNALS) or self._over:
+            return []
+        begin, end = (max(0, number - self._own.base) for number in (event.first - 1, event.last))
+        later = self._own.records[end:]
+        lost = [events.decode_event(each.strip(RS + LF)) for each in self._own.records[begin:end] if each not in later]
+        return [Report(each) for each in lost if isinstance(each, (events.ControlRequested, events.LauncherGone))]
 
     def _acknowledged(self, header: Header, now: float) -> list[Instruction]:
         self._delivery.handle_ack(header, self._supervisor.unix(now))
@@ -309,6 +320,7 @@ class Conversation:
                 reported = self._fresh(own, event)
                 if reported:
                     out += self._supervisor.handle(Heard(reported), now)
+                    out += self._ask_again(event)
             self._last_sequence = header.sequence
         elif self._over:
             return out

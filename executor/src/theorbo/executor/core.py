@@ -106,7 +106,8 @@ class Supervisor:
         self._detach = detach
         self._time_s = time_s
         self._attached = attached
-        self._requested: str | None = None  # the last action asked for
+        self._requested: str | None = None  # the last action asked for, by whomever
+        self._asked: str | None = None  # by this Executor
         self._launcher_word = False  # whether launcher_ended was heard, or launcher_gone reported
         self._ranks_ended = False  # whether there is nothing left that a time limit could end
         self._launcher = LauncherEnded(None)
@@ -262,17 +263,17 @@ class Supervisor:
             wish = {None: Wish.CANCEL, "cancel": Wish.KILL}.get(self._requested, Wish.LET_GO)
         if wish is Wish.LET_GO:
             return self._let_go(interrupted=interrupted)
-        if wish is Wish.KILL and self._requested != "kill":
+        if wish is Wish.KILL and self._asked != "kill":
             self._kill_unheeded_at = now + KILL_WAIT_S
             return [*self._request("kill", "user", reason, now), Notice("killing the Task; Ctrl-C again lets go of it")]
-        if wish is Wish.CANCEL and self._requested is None:
+        if wish is Wish.CANCEL and self._asked is None:
             self._kill_unheeded_at = now + self._grace_s + KILL_WAIT_S
             text = f"cancelling: SIGTERM now, SIGKILL in {self._grace_s:g} s; Ctrl-C again kills at once"
             return [*self._request("cancel", "user", reason, now), Notice(text)]
         return []
 
     def _request(self, action: str, cause: str, reason: str, now: float) -> list[Decision]:
-        self._requested = action
+        self._requested = self._asked = action
         self._detach_at = math.inf  # whoever asked for an end wants to see it
         fields = {"action": action, "cause": cause, "by": self._by, "reason": reason, "grace_s": self._grace_s}
         return [Report(events.ControlRequested.model_validate({**fields, "time": self._time_s + now}))]
