@@ -24,8 +24,9 @@ class Talk:
     """
 
     def __init__(
-        self, connection: Path, role: str = "observer", execution: bytes = NO_EXECUTION, epoch: int = 1
-    ) -> None:
+        self, connection: Path, role: str = "observer", execution: bytes = NO_EXECUTION, epoch: int = 1,
+        welcome_s: float = DEADLINE_S,
+    ) -> None:  # fmt: skip
         self.execution, self.role = execution, role
         agent = Source(SourceKind.AGENT, 0)
         speakers = {
@@ -34,7 +35,7 @@ class Talk:
         }
         self.link = Link(connection, speakers.get(role))
         try:
-            self.welcome = self.link.wait_welcome(DEADLINE_S)
+            self.welcome = self.link.wait_welcome(welcome_s)
         except BaseException:
             self.link.close()
             raise

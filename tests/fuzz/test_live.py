@@ -21,7 +21,7 @@ from tests.broker.test_server import Plugs
 from theorbo.schemas.connection import Connection
 from theorbo.schemas.delivery import Delivery
 from theorbo.schemas.frames import Command, Header, Message, decode_message, encode_json
-from theorbo.schemas.limits import FETCHES_PER_PEER, MESSAGE_BYTES
+from theorbo.schemas.limits import ANSWER_S, FETCHES_PER_PEER, MESSAGE_BYTES, RECONNECT_MOST_S, SUSPECT_S
 from theorbo.schemas.link import configure, open_link
 from theorbo.schemas.names import Channel
 
@@ -29,6 +29,7 @@ from .mutations import golden_messages, hostile_frames, with_field
 from .wire import (
     DEADLINE_S,
     OPENINGS,
+    Proxy,
     Usage,
     closed_by_broker,
     dial,
@@ -143,28 +144,29 @@ class TestBelowTheProtocol:
         assert len(broker.log.splitlines()) == before
 
     def test_flipped_bits_on_the_way_cost_connections_and_no_record(self, broker, isolation):
-        flips, count = 5, 300
-        with through_proxy(broker.connection_file, isolation / "proxy.json", flips=flips, seed=os.getpid()) as (
-            connection_file,
-            proxy,
-        ):
+        flips, count, seed = 5, 300, os.getpid()
+        with through_proxy(broker.connection_file, isolation / "proxy.json", flips=flips, seed=seed) as (place, proxy):
             with undisturbed(broker.connection_file, broker.process.pid):
-                execution = deliver(connection_file, broker.connection_file, count, lambda: proxy.flipped >= 3)
-            assert proxy.flipped >= 3
-            assert len(proxy.recorded) >= 3
+                execution = deliver(place, broker.connection_file, count, proxy, flips)
+            assert len(proxy.recorded) > flips
         assert observed(broker.connection_file, execution) == [f"line {number}" for number in range(1, count + 1)]
 
 
-def deliver(connection_file: Path, true_file: Path, count: int, enough) -> bytes:
-    """Lines of a rank over a bad connection, as an agent delivers them, until all are acknowledged."""
+def deliver(connection_file: Path, true_file: Path, count: int, proxy: Proxy, flips: int) -> bytes:
+    """Lines of a rank over a bad connection, as an agent delivers them, until all are acknowledged. The last of them
+    is offered when so many connections have been broken.
+    """
+    # A bit of a length makes both sides wait, until the client gives up; else a connection is broken at once.
+    patience_s = flips * (max(ANSWER_S, SUSPECT_S) + RECONNECT_MOST_S) + DEADLINE_S
     with submitted(true_file) as executor:
         delivery = Delivery(executor.execution, window_bytes=2000)
-        deadline, offered = time.monotonic() + 60.0, 0
-        with Talk(connection_file, "agent", executor.execution) as agent:
+        deadline, offered = time.monotonic() + patience_s, 0
+        with Talk(connection_file, "agent", executor.execution, welcome_s=patience_s) as agent:
             delivery.welcomed()
             while offered < count or not delivery.idle:
-                assert time.monotonic() < deadline, f"{offered} offered"
-                if delivery.room_bytes and offered < (count if enough() else count - 1):
+                assert time.monotonic() < deadline, f"{offered} offered, {proxy.broken} broken by {proxy.flipped}"
+                enough = proxy.broken >= flips
+                if delivery.room_bytes and offered < (count if enough else count - 1):
                     offered += 1
                     delivery.offer(RANK, Channel.LOG, log(f"line {offered}"))
                 for out in delivery.outgoing(time.time()):
@@ -177,7 +179,7 @@ def deliver(connection_file: Path, true_file: Path, count: int, enough) -> bytes
                     elif message.command == Command.WELCOME:
                         delivery.welcomed()
                 agent.heard.clear()
-                if not enough() and delivery.idle:
+                if not enough and delivery.idle:
                     agent.link.send(Message(Command.PING))
         return executor.execution
 

@@ -22,6 +22,10 @@ DEADLINE_S = 20.0
 GREETING = b"\xff" + bytes(7) + b"\x01\x7f\x03\x01"
 """The first 12 bytes of ZMTP 3.1; mechanism, role and padding follow (RFC 37)."""
 
+FLIP_EVERY_BYTES = 1200
+"""The hand-shake takes half of it, the link's HELLO comes next. A bit in the padding of ZMTP's greeting or of CURVE's
+HELLO, a tenth of it, harms nobody; all but a few bits later on are authenticated."""
+
 MEMORY_MIB = 48
 """What a broker's resident memory may grow by while it is pestered: connections are buffers of libzmq."""
 
@@ -166,23 +170,28 @@ def undisturbed(connection_file: Path, pid: int, *, wait_s: float = 5.0) -> Iter
 class Proxy(threading.Thread):
     """Between a client and a TCP port: passes bytes on, records what the client says, flips bits in it."""
 
-    def __init__(self, address: str, *, flips: int = 0, seed: int = 0) -> None:
-        """Of the first `flips` connections each has one bit flipped, somewhere in what the client says."""
+    def __init__(self, address: str, *, flips: int = 0, seed: int = 0, first_at: int | None = None) -> None:
+        """Until so many connections have ended of it, `flips`, a bit is flipped in what the client says, somewhere in
+        each `FLIP_EVERY_BYTES`; in the first connection it begins at byte `first_at`.
+        """
         super().__init__(name="proxy", daemon=True)
         host, _, port = address.removeprefix("tcp://").rpartition(":")
         self._target = (host, int(port))
         self._chance = Random(seed)
         self._flips = flips
+        self._flip_at: dict[int, int] = {} if first_at is None else {0: first_at}
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
         self.recorded: list[bytearray] = []
         """By connection."""
-        self.flipped = 0
+        self.flipped: dict[int, list[int]] = {}
+        """At which bytes, by connection."""
+        self.broken = 0
+        """Connections that have ended after a bit was flipped."""
         self._wake, self._waker = socket.socketpair()
 
     def run(self) -> None:
         links: dict[socket.socket, tuple[socket.socket, int | None]] = {}  # other end, and number of the connection
-        flip_at: dict[int, int] = {}
         while True:
             ready, _, _ = select.select([self._wake, self._listener, *links], [], [])
             if self._wake in ready:
@@ -194,16 +203,12 @@ class Proxy(threading.Thread):
                     number = len(self.recorded)
                     self.recorded.append(bytearray())
                     links[client], links[server] = (server, number), (client, None)
-                    if number < self._flips:
-                        flip_at[number] = self._chance.randrange(1200)  # the handshake has about 600
                 elif here in links:
-                    self._pass(here, links, flip_at)
+                    self._pass(here, links)
         for each in (*links, self._listener, self._wake):
             each.close()
 
-    def _pass(
-        self, here: socket.socket, links: dict[socket.socket, tuple[socket.socket, int | None]], flip_at: dict[int, int]
-    ) -> None:
+    def _pass(self, here: socket.socket, links: dict[socket.socket, tuple[socket.socket, int | None]]) -> None:
         there, number = links[here]
         data = b""
         with contextlib.suppress(OSError):
@@ -211,19 +216,29 @@ class Proxy(threading.Thread):
         if data and number is not None:
             begin = len(self.recorded[number])
             self.recorded[number] += data
-            at = flip_at.get(number, -1) - begin
-            if 0 <= at < len(data):
-                data = data[:at] + bytes([data[at] ^ 1 << self._chance.randrange(8)]) + data[at + 1 :]
-                self.flipped += 1
+            if self.broken < self._flips:
+                data = self._damaged(number, begin, data)
         try:
             if data:
                 there.sendall(data)
                 return
         except OSError:
             pass
+        self.broken += (links[there][1] if number is None else number) in self.flipped
         for each in (here, there):
             del links[each]
             each.close()
+
+    def _damaged(self, number: int, begin: int, data: bytes) -> bytes:
+        """What comes at byte `begin` of a connection, with a bit flipped if it is time."""
+        damaged = bytearray(data)
+        while (at := self._flip_at.setdefault(number, self._chance.randrange(FLIP_EVERY_BYTES))) < begin + len(data):
+            damaged[at - begin] ^= 1 << self._chance.randrange(8)
+            self.flipped.setdefault(number, []).append(at)
+            self._flip_at[number] = (
+                at - at % FLIP_EVERY_BYTES + FLIP_EVERY_BYTES + self._chance.randrange(FLIP_EVERY_BYTES)
+            )
+        return bytes(damaged)
 
     def close(self) -> None:
         self._waker.send(b"x")
@@ -232,10 +247,10 @@ class Proxy(threading.Thread):
 
 
 @contextlib.contextmanager
-def through_proxy(connection_file: Path, place: Path, *, flips: int = 0, seed: int = 0) -> Iterator[tuple[Path, Proxy]]:
-    """A connection file by which clients come through a proxy, and the proxy."""
+def through_proxy(connection_file: Path, place: Path, **faults: int) -> Iterator[tuple[Path, Proxy]]:
+    """A connection file by which clients come through a proxy, and the proxy, which has `faults`."""
     connection = Connection.load(connection_file)
-    proxy = Proxy(connection.router[0], flips=flips, seed=seed)
+    proxy = Proxy(connection.router[0], **faults)
     proxy.start()
     try:
         connection._replace(router=(proxy.address,)).save(place)
