@@ -151,6 +151,15 @@ class TestBelowTheProtocol:
             assert len(proxy.recorded) > flips
         assert observed(broker.connection_file, execution) == [f"line {number}" for number in range(1, count + 1)]
 
+    def test_a_hello_that_is_lost_with_its_connection_is_said_again_on_the_one_that_libzmq_makes(
+        self, broker, isolation
+    ):
+        """Else the client would wait for its answer, and then give up a connection that is in good order."""
+        with through_proxy(broker.connection_file, isolation / "proxy.json", flips=1, first_at=700) as (place, proxy):
+            open_link(str(place)).close()
+            assert proxy.flipped == {0: [700]}
+            assert len(proxy.recorded) == 2
+
 
 def deliver(connection_file: Path, true_file: Path, count: int, proxy: Proxy, flips: int) -> bytes:
     """Lines of a rank over a bad connection, as an agent delivers them, until all are acknowledged. The last of them

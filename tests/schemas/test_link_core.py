@@ -81,6 +81,15 @@ def test_whoever_says_nothing_says_ping(core):
     assert (ping.message.command, ping.message.header.execution) == (Command.PING, RUN)
 
 
+def test_who_waits_for_the_first_welcome_says_ping_and_then_hello_if_that_was_lost(core):
+    core.connected(100.0)
+    core.said(100.0)
+    assert said(core.idle(100.0 + HEARTBEAT_S)) == [Command.PING]
+    assert said(core.received(UNKNOWN, 100.0 + HEARTBEAT_S)) == [Command.HELLO]
+    core.said(100.0 + SUSPECT_S)
+    assert core.idle(100.0 + SUSPECT_S + 0.1) == [], "where to look for the broker is decided elsewhere"
+
+
 def test_silence_is_answered_by_another_connection_once_in_a_while(core):
     core.connected(100.0)
     core.received(WELCOME, 100.0)

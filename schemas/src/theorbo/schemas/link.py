@@ -216,7 +216,8 @@ class Link:
         """Wait for the answer to HELLO; meanwhile the connection file is read again, for the broker may be moving.
 
         All addresses take turns. A silent one gets another connection after `ANSWER_S`: libzmq never takes up again
-        one whose hand-shake was garbled.
+        one whose hand-shake was garbled. On one that libzmq has made anew, without the HELLO that went with the former,
+        the answer to PING tells so.
 
         Raises Unavailable, naming what was tried; Refused; ProtocolError.
         """
@@ -250,6 +251,7 @@ class Link:
                 if message.command in (Command.WELCOME, Command.REFUSED):
                     self._unread = messages[index + 1 :]  # CONTROL may follow at once
                     return message
+            self._perform(self._core.idle(time.monotonic()))
             with contextlib.suppress(UsageError, Unavailable):  # the broker is away; it writes the file when it is back
                 connection = Connection.load(self.path)
                 if connection != self.connection:
