@@ -76,9 +76,19 @@ def test_whoever_says_nothing_says_ping(core):
     core.connected(100.0)
     core.received(WELCOME, 100.0)
     core.said(100.0)
-    assert core.tick(100.0 + HEARTBEAT_S - 0.1) == []
+    assert core.tick(100.0 + HEARTBEAT_S / 2 - 0.1) == []
     [ping] = core.tick(100.0 + HEARTBEAT_S)
     assert (ping.message.command, ping.message.header.execution) == (Command.PING, RUN)
+
+
+def test_an_idle_client_says_ping_at_every_tick_though_ticks_are_not_quite_regular(core):
+    core.connected(100.0)
+    core.received(WELCOME, 100.0)
+    for tick in range(101, 110):
+        now = tick + 0.001 * (tick % 2)  # late, and then in time
+        core.received(Message(Command.PONG), now)
+        assert said(core.tick(now)) == [Command.PING]
+        core.said(now + 0.0005)
 
 
 def test_who_waits_for_the_first_welcome_says_ping_and_then_hello_if_that_was_lost(core):

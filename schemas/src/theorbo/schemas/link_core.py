@@ -5,8 +5,9 @@ The rules:
 1. HELLO is the first thing said on each connection. It is said again when it was not answered for `ANSWER_S` (the
    answer may have been lost in a full queue), and when the broker does not know us (it was restarted, or libzmq has
    connected anew), but then at most once in `HEARTBEAT_S`: each of many messages under way brings that answer.
-2. Whoever has said nothing else for `HEARTBEAT_S` says PING, also while the first WELCOME is waited for: if HELLO was
-   lost with its connection, the answer says that the broker does not know us.
+2. Whoever is idle says PING every `HEARTBEAT_S`, at a tick: unless something else was said since half of that (were it
+   all of it, a tick that comes a moment early would leave two seconds of silence). So too while the first WELCOME is
+   waited for: if HELLO was lost with its connection, the answer says that the broker does not know us.
 3. When the broker has been silent for `SUSPECT_S` the connection file is read again and a new connection made, to
    the address after the present one: the broker may have moved, the connection may be open on one side only. This is
    tried once in `SUSPECT_S`, for ever.
@@ -120,6 +121,6 @@ class LinkCore:
 
     def idle(self, now: float) -> list[LinkInstruction]:
         """Rule 2 alone, for who waits for the first WELCOME and looks for the broker by rules of its own."""
-        if now - self._said_at >= HEARTBEAT_S:
+        if now - self._said_at >= HEARTBEAT_S / 2:
             return [Say(Message(Command.PING, self._header))]
         return []
