@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -15,9 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.proxy.proxy import Proxy, Way
 from theorbo.schemas.errors import Unavailable
 from theorbo.schemas.frames import Command, Header, decode_json
-from theorbo.schemas.limits import HEARTBEAT_S
+from theorbo.schemas.limits import HEARTBEAT_S, SUSPECT_S
 from theorbo.schemas.link import Link
 
 TASKS = Path(__file__).parent / "tasks.py"
@@ -66,6 +68,10 @@ class Program:
     def ticks(self) -> list[int]:
         """The ticks of its Task that it has shown so far, in that order."""
         return [int(e["text"][5:]) for e in list(self.objects) if e["kind"] == "log" and e["text"].startswith("tick ")]
+
+    def last_tick_at(self) -> float:
+        """When the last of them was reported: whoever brought it was heard after that."""
+        return by_our_clock([e["time"] for e in self.kind("log") if e["text"].startswith("tick ")][-1])
 
     def kind(self, kind: str) -> list[dict[str, Any]]:
         """The events of a kind that it has shown so far."""
@@ -242,6 +248,44 @@ class Asking:
 
     def close(self) -> None:
         self._link.close()
+
+
+def by_our_clock(unix_time: float) -> float:
+    """The same by `time.monotonic`."""
+    return unix_time - time.time() + time.monotonic()
+
+
+def executor_heard_at(journal: Path, execution: str, tail: Program) -> float:
+    """When the broker has heard the Executor, or earlier: the commit of the last event whose hooks it has confirmed."""
+    with contextlib.closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as connection:
+        [confirmed] = connection.execute(
+            "SELECT confirmed FROM executions WHERE execution = ?", (bytes.fromhex(execution),)
+        ).fetchone()
+    shown = [event for event in list(tail.objects) if "journaled" in event]
+    return by_our_clock(max(event["journaled"] for event in shown if event["sequence"] <= confirmed))
+
+
+def wait_answer(proxy: Proxy) -> float:
+    """Wait until the broker has said something by way of the proxy; when, or earlier."""
+    before, at, looked_at = proxy.forwarded[Way.DOWN], 0.0, time.monotonic()
+
+    def answered() -> bool:
+        nonlocal at, looked_at
+        at, looked_at = looked_at, time.monotonic()
+        return proxy.forwarded[Way.DOWN] > before
+
+    wait_until(answered, "a word of the broker")
+    return at
+
+
+def assert_noticed(at: float, *, heard_at: float, gone_at: float, limit_s: float = SUSPECT_S) -> None:
+    """Silence was noticed in time, and not before its time.
+
+    The silence begins when somebody was heard last, and not when it died: that may be a heartbeat earlier, or more
+    where the machine is busy. `heard_at` is when it was surely heard, by what came of it.
+    """
+    assert heard_at + limit_s <= at, f"{heard_at + limit_s - at:.3f} s before its time"
+    assert at <= gone_at + limit_s + SLACK_S, f"{at - gone_at:.3f} s after it was gone"
 
 
 def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = DEADLINE_S) -> Any:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.deaths import SLACK_S, with_limits
-from theorbo.schemas.limits import HEARTBEAT_S, SUSPECT_S
+from tests.end_to_end.deaths import SLACK_S, assert_noticed, wait_answer, with_limits
+from theorbo.schemas.limits import SUSPECT_S
 
 
 @pytest.fixture
@@ -41,12 +41,13 @@ def test_killed_again_and_again_it_costs_nothing(scene, broker, named):
     scene.finish(tail)
 
 
-def test_frozen_it_is_told_once_and_missed_by_nobody(scene, broker, named):
-    tail, run = scene.tail(*named), scene.run(*named)
+def test_frozen_it_is_told_once_and_missed_by_nobody(scene, broker, front, named):
+    tail, run = scene.tail("--broker", str(front.connection_file)), scene.run(*named)
+    heard_at = wait_answer(front.router)
     before, frozen = scene.reported(), scene.stop(broker.process.pid)
-    for program, words in ((run, "silent for 5 s; the Task goes on"), (tail, "waiting for it")):
-        noticed_s = program.said_at(words, since=frozen) - frozen
-        assert SUSPECT_S - 2 * HEARTBEAT_S <= noticed_s <= SUSPECT_S + SLACK_S
+    noticed_at = run.said_at("silent for 5 s; the Task goes on", since=frozen)
+    assert_noticed(noticed_at, heard_at=run.last_tick_at(), gone_at=frozen)
+    assert_noticed(tail.said_at("waiting for it", since=frozen), heard_at=heard_at, gone_at=frozen)
     assert scene.reported() - before > SUSPECT_S / 0.1, "the Task does not wait"
     scene.go_on(broker.process.pid)
     for program in (run, tail):
