@@ -359,8 +359,10 @@ def test_what_a_recovered_journal_lacks_is_delivered_again_from_the_spool(restar
     assert node.journal.kinds(AGENT).count("agent_closed") == 1
 
 
-@pytest.mark.parametrize("restarted", [False, True], ids=["same agent", "next agent"])
-def test_what_neither_a_recovered_journal_nor_the_spool_has_is_told_by_number(restarted):
+def after_a_hole(left):
+    """A node whose agent has delivered 40 records, and freed the first of them, before the journal was recovered with
+    `left` of them; the records, and the number of the first that the spool has.
+    """
     node = Node()
     padded = [encode_record({"kind": "log", "time": 1.0, "text": str(n), "x": "x" * 60_000}) for n in range(40)]
     for begin in range(0, 40, 4):
@@ -370,8 +372,13 @@ def test_what_neither_a_recovered_journal_nor_the_spool_has_is_told_by_number(re
     text = node.files["rank-0.rec"]
     node.files["rank-0.rec"] = text[:start] + bytes(length) + text[start + length :]  # a hole reads as zeros
     file.freed = start + length
-    first_left = file.kept.counts[Channel.LOG] + 1
-    node.journal.recover(rank_log=5)
+    node.journal.recover(rank_log=left)
+    return node, padded, file.kept.counts[Channel.LOG] + 1
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["same agent", "next agent"])
+def test_what_neither_a_recovered_journal_nor_the_spool_has_is_told_by_number(restarted):
+    node, _, first_left = after_a_hole(left=5)
     if restarted:
         node.start()
     else:
@@ -724,16 +731,7 @@ def test_a_broker_that_will_never_take_anything_is_an_error_and_other_refusals_a
 
 
 def test_a_numbered_loss_is_told_though_what_waits_behind_it_fills_the_window():
-    node = Node()
-    padded = [encode_record({"kind": "log", "time": 1.0, "text": str(n), "x": "x" * 60_000}) for n in range(40)]
-    for begin in range(0, 40, 4):
-        node.append("rank-0.rec", b"".join(padded[begin : begin + 4]))
-        node.round()
-    ((file, start, length),) = node.core.to_free()
-    text = node.files["rank-0.rec"]
-    node.files["rank-0.rec"] = text[:start] + bytes(length) + text[start + length :]
-    file.freed = start + length
-    node.journal.recover(rank_log=5)
+    node, padded, _ = after_a_hole(left=5)
     node.core.handle(node.journal.welcome(), 0.0)
     node.append("rank-0.rec", b"".join(padded) * (1 + WINDOW_BYTES // sum(map(len, padded))))
     node.end()
