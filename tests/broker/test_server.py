@@ -241,10 +241,11 @@ class TestRestart:
                 if executor.got(Command.WELCOME):
                     executor.heard.clear()
                     request = executor.read(follow=False, channels=["log"])
+                # The answer to a former READ may be under way when WELCOME comes again.
+                executor.heard = [message for message in executor.heard if message.header.request in (0, request)]
                 return bool(executor.got(Command.END))
 
             executor.until(has_ended, "the end of what there is")
-            assert executor.got(Command.END)[0].header.request == request
             there = executor.texts()
             assert len(there) >= acknowledged
             assert there == [f"line {number}" for number in range(1, len(there) + 1)]
