@@ -83,6 +83,9 @@ class ExecutionSubmitted(EventBase):
     grace_s: float = GRACE_S
     """Between SIGTERM and SIGKILL, when somebody asks for an end."""
     launcher: str = "local"
+    """What starts the ranks: local, mpi, slurm or srun."""
+    nodes: int = Field(default=1, ge=1, le=RANKS)
+    """How many machines they are to run on."""
     incarnation: str = ""
     """Of the Executor's process, whose epoch is 1 (see `names.Speaker`)."""
 
@@ -100,14 +103,42 @@ class ExecutorAttached(EventBase):
 
 
 class ControlRequested(EventBase):
-    """Somebody wants the Task to be cancelled or killed; forwarded to all agents of the execution."""
+    """Somebody wants something done to the ranks; forwarded to all agents of the execution.
+
+    Reported by the Executor, by the broker for whoever asked it (REQUEST), or by an agent when a time limit is over.
+    """
 
     kind: Literal["control_requested"] = "control_requested"
-    action: Literal["cancel", "kill"]
+    action: Literal["cancel", "kill", "stop", "continue", "stacks"]
     cause: Literal["user", "time_limit"] = "user"
     by: str
     reason: str = ""
     grace_s: float = 10.0
+    """Between SIGTERM and SIGKILL of a cancel."""
+
+
+class JobSubmitted(EventBase):
+    """A batch scheduler has taken the launch as a job."""
+
+    kind: Literal["job_submitted"] = "job_submitted"
+    scheduler: str
+    """slurm."""
+    job: str
+    """Its number there."""
+    details: dict[str, str] = {}
+    """What was asked for: partition, nodes, time …"""
+
+
+class JobChanged(EventBase):
+    """The batch scheduler says something new of the job."""
+
+    kind: Literal["job_changed"] = "job_changed"
+    job: str
+    state: str
+    """In the scheduler's own words: PENDING, RUNNING, TIMEOUT, NODE_FAIL …"""
+    reason: str = ""
+    """Why it waits, or ended, in the scheduler's own words."""
+    nodes: str = ""
 
 
 class LauncherGone(EventBase):
@@ -116,6 +147,8 @@ class LauncherGone(EventBase):
     kind: Literal["launcher_gone"] = "launcher_gone"
     exit_code: int | None = None
     reason: str
+    scheduler_state: str = ""
+    """How the batch scheduler says that the job has ended; empty if there is none, or it does not say."""
 
 
 # --- signals: reported by `theorbo launch`, agents and the thin parents of ranks ------------------------
@@ -127,10 +160,13 @@ class LauncherStarted(EventBase):
     kind: Literal["launcher_started"] = "launcher_started"
     host: str
     agents: int = Field(ge=1, le=RANKS)
+    """One a node; numbered from 0, which is the one beside the launcher."""
     start_ticks: int = 0
     """Of the process of `theorbo launch`, whose `pid` this is: field 22 of /proc/PID/stat."""
     command: list[str] = []
     """The launcher's command: mpiexec and its options; empty where ranks are started directly."""
+    job: str = ""
+    """Of the batch scheduler, if it runs inside of one."""
 
 
 class LauncherEnded(EventBase):
@@ -146,6 +182,18 @@ class LauncherEnded(EventBase):
     """How those ranks ended whose own end record could not be written (a full disk): exit code, or minus the
     signal."""
     unrecorded_why: str = ""
+    scheduler_state: str = ""
+    """As of `launcher_gone`, asked from within the job."""
+
+
+class NodeLost(EventBase):
+    """What `theorbo launch` keeps running on a node has ended too early, or cannot be reached any more."""
+
+    kind: Literal["node_lost"] = "node_lost"
+    node: int = Field(ge=0, le=RANKS)
+    """Number of its agent."""
+    host: str
+    reason: str
 
 
 class AgentStarted(EventBase):
@@ -165,6 +213,20 @@ class AgentClosed(EventBase):
     kind: Literal["agent_closed"] = "agent_closed"
     streams: dict[str, Annotated[int, Field(ge=0, le=COUNT)]]
     """Last number by stream (`rank:3/log`), without the agent's own signals."""
+
+
+class RanksStopped(EventBase):
+    """These ranks of the agent's node are held: none of their processes runs."""
+
+    kind: Literal["ranks_stopped"] = "ranks_stopped"
+    ranks: list[Annotated[int, Field(ge=0, le=RANKS)]]
+
+
+class RanksContinued(EventBase):
+    """These ranks of the agent's node run again."""
+
+    kind: Literal["ranks_continued"] = "ranks_continued"
+    ranks: list[Annotated[int, Field(ge=0, le=RANKS)]]
 
 
 class RankStarted(EventBase):
@@ -189,6 +251,10 @@ class RankEnded(EventBase):
     user_s: float = 0.0
     system_s: float = 0.0
     max_rss_bytes: int = 0
+    out_of_memory: bool = False
+    """Whether the kernel has killed something in the rank's cgroup for want of memory meanwhile."""
+    memory_limit_bytes: int = 0
+    """Of that cgroup, 0 if it has none, or nobody knows."""
 
 
 class TaskFailed(EventBase):
@@ -199,12 +265,27 @@ class TaskFailed(EventBase):
     traceback: str = ""
 
 
+class ControlAccepted(EventBase):
+    """An agent (or the Executor, for a job that still waits) has begun to carry out what was requested."""
+
+    kind: Literal["control_accepted"] = "control_accepted"
+    action: str
+    position: int = 0
+    """Of the request in the channel signals."""
+    deadline: FiniteFloat = 0.0
+    """When it will be done, or have failed (Unix time)."""
+
+
 class ControlDone(EventBase):
-    """An agent has carried out what was requested."""
+    """An agent (or the Executor, for a job that still waits) has carried out what was requested, or cannot."""
 
     kind: Literal["control_done"] = "control_done"
     action: str
+    position: int = 0
+    """Of the request in the channel signals."""
     detail: str = ""
+    refused: str = ""
+    """Why it could not be done; empty if it was."""
 
 
 class Loss(EventBase):
@@ -231,6 +312,15 @@ class StateChanged(EventBase):
     state: str
     previous: str
     reason: str = ""
+
+
+class AgentGivenUp(EventBase):
+    """The agent of a node that was lost is not waited for any more."""
+
+    kind: Literal["agent_given_up"] = "agent_given_up"
+    node: int = Field(ge=0, le=RANKS)
+    host: str = ""
+    reason: str
 
 
 class Conservation(EventBase):
@@ -286,6 +376,24 @@ class Metric(EventBase):
     step: int | None = None
 
 
+class Usage(EventBase):
+    """What the ranks of one node use, by its agent, at a low rate."""
+
+    kind: Literal["usage"] = "usage"
+    host: str
+    cpu: FiniteFloat = 0.0
+    """Cores that the node's ranks have used since the last time, on average."""
+    memory_bytes: int = 0
+    """Resident, of all processes of the node's ranks."""
+    node_cpu: FiniteFloat = 0.0
+    """Cores that the whole node uses."""
+    node_memory_bytes: int = 0
+    """In use on the whole node."""
+    ranks: dict[int, tuple[FiniteFloat, int, FiniteFloat]] = {}
+    """By rank: cores, resident bytes, seconds since it has reported or written anything. Not all where they are very
+    many: those that have been quiet for longest, and those that use most memory."""
+
+
 class Data(EventBase):
     """Something worth showing while the Task runs: an array, a figure."""
 
@@ -335,10 +443,10 @@ class InvalidEvent(EventBase):
 
 KnownEvent = Annotated[
     Union[  # noqa: UP007 - a list of alternatives reads better here
-        ExecutionSubmitted, ExecutorAttached, ControlRequested, LauncherGone, LauncherStarted, LauncherEnded,
-        AgentStarted, AgentClosed, RankStarted, RankEnded, TaskFailed, ControlDone, Loss,
-        StateChanged, Conservation,
-        Log, Output, Progress, Metric, Data, Result,
+        ExecutionSubmitted, ExecutorAttached, JobSubmitted, JobChanged, LauncherGone, LauncherStarted, LauncherEnded,
+        NodeLost, AgentStarted, AgentClosed, AgentGivenUp, RankStarted, RankEnded, RanksStopped, RanksContinued,
+        TaskFailed, ControlRequested, ControlAccepted, ControlDone, Loss, StateChanged, Conservation,
+        Log, Output, Progress, Metric, Usage, Data, Result,
     ],
     Field(discriminator="kind"),
 ]  # fmt: skip
@@ -369,8 +477,9 @@ def record_fields(event: EventBase) -> dict[str, Any]:
 
 
 __all__ = [
-    "AgentClosed", "AgentStarted", "Conservation", "ControlDone", "ControlRequested", "Data", "Event",
-    "EventBase", "ExecutionSubmitted", "ExecutorAttached", "InvalidEvent", "LauncherEnded", "LauncherGone",
-    "LauncherStarted", "Log", "Loss", "Metric", "OUTPUT_KIND", "Output", "Part", "Progress", "RankEnded", "RankStarted",
-    "Result", "StateChanged", "TaskFailed", "UnknownEvent", "decode_event", "record_fields",
+    "AgentClosed", "AgentGivenUp", "AgentStarted", "Conservation", "ControlAccepted", "ControlDone", "ControlRequested",
+    "Data", "Event", "EventBase", "ExecutionSubmitted", "ExecutorAttached", "InvalidEvent", "JobChanged",
+    "JobSubmitted", "LauncherEnded", "LauncherGone", "LauncherStarted", "Log", "Loss", "Metric", "NodeLost",
+    "OUTPUT_KIND", "Output", "Part", "Progress", "RankEnded", "RankStarted", "RanksContinued", "RanksStopped",
+    "Result", "StateChanged", "TaskFailed", "UnknownEvent", "Usage", "decode_event", "record_fields",
 ]  # fmt: skip

@@ -34,6 +34,7 @@ class Command:
     CLOSE = b"CLOSE"
     LIST = b"LIST"
     FETCH = b"FETCH"
+    REQUEST = b"REQUEST"
     BYE = b"BYE"
 
     WELCOME = b"WELCOME"
@@ -45,6 +46,7 @@ class Command:
     END = b"END"
     LISTING = b"LISTING"
     CHUNK = b"CHUNK"
+    REQUESTED = b"REQUESTED"
     CONTROL = b"CONTROL"
     GOODBYE = b"GOODBYE"
 
@@ -62,6 +64,7 @@ class ErrorCode:
     NOT_ALLOWED = "not_allowed"
     JOURNAL = "journal"
     FENCED = "fenced"
+    ENDED = "ended"
     BUSY = "busy"
 
 

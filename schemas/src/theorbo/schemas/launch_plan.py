@@ -8,11 +8,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional  # noqa: UP035 - Python 3.9 evaluates these
+from typing import Any, Dict, List, NamedTuple, Optional  # noqa: UP035 - Python 3.9 evaluates these
 
 from theorbo.schemas.connection import write_whole
 from theorbo.schemas.errors import UsageError
 from theorbo.schemas.limits import GRACE_S, SPOOL_BYTES
+
+
+class NodeStart(NamedTuple):
+    """How `theorbo node` is started on other machines: by ssh on one, by srun on several at once."""
+
+    command: List[str]  # noqa: UP006
+    """What stands before the program."""
+    first: int
+    """Number of the first of these nodes; the one beside the launcher is 0."""
+    nodes: int = 1
+    """How many nodes this one command starts. They are told apart by SLURM_PROCID."""
 
 
 class LaunchPlan(NamedTuple):
@@ -35,6 +46,12 @@ class LaunchPlan(NamedTuple):
     keep_spool: bool = False
     spool_bytes: int = SPOOL_BYTES
     """Bound of what is not delivered yet."""
+    time_limit_s: Optional[float] = None  # noqa: UP045
+    """From the launch; the agents keep it too, for the Executor may be gone."""
+    nodes: List[NodeStart] = []  # noqa: UP006, RUF012
+    """The other machines."""
+    connection: Optional[Dict[str, Any]] = None  # noqa: UP006, UP045
+    """What the connection file says, for machines that do not see it."""
 
     def save(self, path: Path) -> None:
         """Write the plan. Raises Unavailable."""
@@ -46,7 +63,8 @@ class LaunchPlan(NamedTuple):
         try:
             text = path.read_text()
             path.unlink()
-            return cls(**json.loads(text))
+            plan = cls(**json.loads(text))
+            return plan._replace(nodes=[NodeStart(*node) for node in plan.nodes])
         except OSError as error:
             raise UsageError(f"cannot read launch plan {path}: {error.strerror}") from None
         except (ValueError, TypeError) as error:
