@@ -10,6 +10,7 @@ import pytest
 
 from tests.task_runtime.running_agent import log
 from theorbo.schemas.spool import Pressure, make_spool, store_attachment
+from theorbo.task_runtime.agent_process import LEAVE
 
 
 def test_one_event_at_a_time_is_sent_at_once(agent):
@@ -33,17 +34,37 @@ def test_ends_when_told_and_leaves_the_spool_to_its_launcher(agent):
     assert running.spool.exists()
 
 
-def test_a_signal_ends_it_and_the_rest_stays_for_the_next(agent):
+def test_its_keepers_word_ends_it_and_a_signal_does_not_and_the_rest_stays_for_the_next(agent):
     running = agent()
     running.append("rank-0.rec", log(1))
     running.client.follow(lambda client: client.events("log"))
-    status, stderr = running.stop(signal.SIGTERM)
-    assert status == 6
-    assert stderr == f"theorbo agent: ended by a signal; the rest is in {running.spool}\n"
+    running.process.send_signal(signal.SIGTERM)
     running.append("rank-0.rec", log(2))
+    running.client.follow(lambda client: len(client.events("log")) == 2)
+    running.launcher.send(LEAVE)
+    running.process.wait(20)
+    status, stderr = running.stop()
+    assert status == 6
+    assert stderr == f"theorbo agent: told to end; the rest is in {running.spool}\n"
+    running.append("rank-0.rec", log(3))
     running.start()
     running.end()
-    assert running.client.texts("rank:0", "log") == ["1", "2"]
+    assert running.client.texts("rank:0", "log") == ["1", "2", "3"]
+
+
+def test_an_agent_that_nobody_keeps_any_more_is_ended_by_a_signal(agent, wait_for):
+    running = agent()
+    environment = {**os.environ, "THEORBO_SPOOL": str(running.spool)}
+    rank = subprocess.Popen(["sleep", "60"], env=environment)  # else the agent would be done
+    try:
+        end = f"/proc/{running.process.pid}/fd/{running.process.args[-1]}"
+        running.launcher.close()
+        wait_for(lambda: not os.path.exists(end))
+        status, stderr = running.stop(signal.SIGTERM)
+        assert (status, stderr) == (6, f"theorbo agent: told to end; the rest is in {running.spool}\n")
+    finally:
+        rank.kill()
+        rank.wait()
 
 
 def test_ranks_may_store_attachments_while_the_agent_looks_at_their_size(agent):

@@ -14,19 +14,11 @@ from theorbo.schemas.limits import (
     LEFTOVER_S,
     SIBLINGS_S,
 )
+from theorbo.task_runtime.agent_keeping import DismissAgent, KillAgent, StartAgent, Warn
+from theorbo.task_runtime.phase import Finish, MarkEnd, Phase
 from theorbo.task_runtime.processes import Process, RankProcess
 from theorbo.task_runtime.rank_ending import SendSignal
-from theorbo.task_runtime.supervision import (
-    Finish,
-    MarkEnd,
-    Phase,
-    SignalAgent,
-    SignalLauncher,
-    StartAgent,
-    StartRanks,
-    Supervision,
-    Warn,
-)
+from theorbo.task_runtime.supervision import SignalLauncher, StartRanks, Supervision
 
 RANK = RankProcess(0, pid=11, parent_pid=10, process_group=10, start_ticks=5)
 PROGRAM = Process(11, 10, 10, 5)
@@ -36,7 +28,7 @@ def supervision(*, has_launcher=True, grace_s=10.0):
     """One whose rank 0 runs."""
     core = Supervision(has_launcher=has_launcher, grace_s=grace_s)
     assert core.start(0.0) == [StartAgent()]
-    core.agent_started(0.0)
+    core.agent.started(0.0)
     assert core.agent_ready() == [StartRanks()]
     core.rank_started(RANK)
     return core
@@ -44,7 +36,7 @@ def supervision(*, has_launcher=True, grace_s=10.0):
 
 def draining():
     core = supervision()
-    core.started_ended()
+    core.started_ended(50.0)
     assert core.due([], 100.0) == [MarkEnd()]
     assert core.phase is Phase.DRAINING
     return core
@@ -57,7 +49,7 @@ def numbers(instructions):
 def test_an_execution_that_goes_well():
     core = supervision()
     core.rank_ended(0, 0, 0, 50.0)
-    core.started_ended()
+    core.started_ended(50.0)
     assert core.due([], 60.0) == [MarkEnd()]
     assert core.agent_ended(0, "", 61.0) == [Finish(None, True)]
     assert core.phase is Phase.OVER
@@ -72,19 +64,18 @@ def test_ranks_may_run_as_long_as_they_like():
 def test_without_a_broker_nothing_is_started():
     core = Supervision(has_launcher=False, grace_s=1.0)
     core.start(0.0)
-    core.agent_started(0.0)
+    core.agent.started(0.0)
     assert core.agent_ended(6, "no broker", 10.0) == [Finish("no broker", False)]
 
 
 def test_an_agent_that_is_never_ready_is_not_waited_for():
     core = Supervision(has_launcher=False, grace_s=1.0)
     core.start(0.0)
-    core.agent_started(0.0)
+    core.agent.started(0.0)
     assert core.next_at(0.0) == AGENT_READY_S
-    finish, stop = core.due([], AGENT_READY_S)
-    assert isinstance(finish, Finish)
-    assert not finish.started
-    assert stop == SignalAgent(signal.SIGTERM)
+    stop, finish = core.due([], AGENT_READY_S)
+    assert stop == DismissAgent()
+    assert finish == Finish(f"the agent was not ready within {AGENT_READY_S:.0f} s", started=False)
 
 
 def test_an_agent_that_dies_is_started_again_so_often():
@@ -95,10 +86,10 @@ def test_an_agent_that_dies_is_started_again_so_often():
         assert core.next_at(1.0) == 1.0 + pause_s
         assert core.due([], 1.0 + 0.9 * pause_s) == []
         assert core.due([], 1.0 + pause_s) == [StartAgent()]
-        core.agent_started(1.0)
+        core.agent.started(1.0)
     (warning,) = core.agent_ended(-9, "words", 2.0)
     assert isinstance(warning, Warn)
-    core.started_ended()
+    core.started_ended(50.0)
     mark, finish = core.due([], 3.0)
     assert mark == MarkEnd()
     assert finish.problem
@@ -111,24 +102,24 @@ def test_deaths_of_long_ago_are_forgotten():
         assert core.agent_ended(-9, "", now) == []
         now += AGENT_PAUSE_S
         assert core.due([], now) == [StartAgent()]
-        core.agent_started(now)
+        core.agent.started(now)
 
 
 def test_an_agent_that_is_fenced_is_not_started_again():
     core = supervision()
-    core.agent_fenced()
+    core.agent.fenced()
     (warning,) = core.agent_ended(6, "another agent has taken over", 1.0)
     assert "another agent has taken over" in warning.text
     assert core.next_at(1.0) is None
-    core.started_ended()
+    core.started_ended(50.0)
     assert core.due([], 3.0) == [MarkEnd(), Finish("there is no agent any more", True)]
 
 
 def test_the_drain_has_an_end():
     core = draining()
     assert core.next_at(100.0) == 100.0 + DRAIN_S
-    assert core.due([], 100.0 + DRAIN_S) == [SignalAgent(signal.SIGTERM)]
-    assert core.due([], 100.0 + DRAIN_S + GOODBYE_S) == [SignalAgent(signal.SIGKILL)]
+    assert core.due([], 100.0 + DRAIN_S) == [DismissAgent()]
+    assert core.due([], 100.0 + DRAIN_S + GOODBYE_S) == [KillAgent()]
     (finish,) = core.agent_ended(-9, "", 230.0)
     assert "could be delivered" in finish.problem
 
@@ -194,9 +185,9 @@ def test_told_twice_there_is_no_grace():
 def test_told_to_end_before_anything_was_started_it_just_ends():
     core = Supervision(has_launcher=False, grace_s=1.0)
     core.start(0.0)
-    core.agent_started(0.0)
+    core.agent.started(0.0)
     finish, stop = core.told_to_end("SIGTERM", 1.0)
-    assert (finish.started, stop) == (False, SignalAgent(signal.SIGTERM))
+    assert (finish.started, stop) == (False, DismissAgent())
 
 
 def test_a_launcher_that_outlives_a_cancellation_is_ended():
@@ -209,7 +200,7 @@ def test_a_launcher_that_outlives_a_cancellation_is_ended():
 def test_what_ranks_leave_behind_has_a_moment_then_sigterm_then_sigkill():
     orphan = Process(12, 1, 10, 6)
     core = supervision()
-    core.started_ended()
+    core.started_ended(50.0)
     assert core.due([orphan], 0.0) == []
     assert core.next_at(0.0) == LEAVE_S
     warning, term = core.due([orphan], LEAVE_S)
@@ -221,6 +212,6 @@ def test_what_ranks_leave_behind_has_a_moment_then_sigterm_then_sigkill():
 
 def test_what_goes_by_itself_is_not_mentioned():
     core = supervision()
-    core.started_ended()
+    core.started_ended(50.0)
     assert core.due([Process(12, 1, 10, 6)], 0.0) == []
     assert core.due([], 0.1) == [MarkEnd()]

@@ -32,6 +32,7 @@ COMMANDS = {
     "broker": ("theorbo-broker", "run the broker in the middle"),
     "journal": ("theorbo-broker", "check, export, compact or recover a broker's journal"),
     "launch": ("theorbo-task-runtime", "start agents and ranks on this node (called by run)"),
+    "node": ("theorbo-task-runtime", "keep the agent of another machine (called by launch)"),
     "agent": ("theorbo-task-runtime[agent]", "deliver a node's spool to the broker (called by launch)"),
     "emit": ("theorbo-task-runtime", "report from a shell script"),
     "schema": ("theorbo-schemas[models]", "print the JSON Schema of the lines that --json shows"),

@@ -172,6 +172,23 @@ AGENT_RESTARTS = 5
 AGENT_READY_S = 20.0
 """An agent says within this time that the broker has welcomed it (it gives up itself after `CONNECT_S`)."""
 
+NODES_READY_S = 60.0
+"""So long after its command was started a node has to say that its agent was welcomed by the broker: ssh or srun, a
+Python that is loaded from a cold file system, then `AGENT_READY_S`. Then the launch ends, naming the node; no rank was
+started."""
+
+NODES_CLEAR_S = 10.0
+"""So long after the ranks' end a node has to say that nothing of them is left on its machine, which takes up to
+`LEAVE_S` and `LEFTOVER_S`. Then it counts as lost."""
+
+HEADLESS_S = 60.0
+"""A node whose launch has died before any rank was seen there waits this long for ranks that may be on their way. Then
+it delivers what there is, and ends."""
+
+SCHEDULER_ANSWER_S = 5.0
+"""How long `theorbo launch` waits for what the batch scheduler says of its job (scontrol), once, at its end. Without an
+answer it ends without."""
+
 AGENT_STEADY_S = 60.0
 """An agent that has lived this long makes its earlier restarts forgotten."""
 

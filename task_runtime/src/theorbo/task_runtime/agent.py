@@ -43,6 +43,7 @@ from theorbo.schemas.records import split_body
 from theorbo.schemas.spool import checked_execution, take_epoch
 from theorbo.task_runtime import processes
 from theorbo.task_runtime.agent_core import AgentCore, Life
+from theorbo.task_runtime.agent_process import LEAVE
 from theorbo.task_runtime.agent_spool import NodeSpool
 from theorbo.task_runtime.instructions import AgentInstruction, Complain, Forget, Report
 from theorbo.task_runtime.rank_control import TellLauncher
@@ -57,12 +58,14 @@ class Agent:
     """One agent, from `run` to its exit status."""
 
     def __init__(
-        self, spool: Path, broker: Path, node: int, launcher: socket.socket | None, spool_bytes: int = SPOOL_BYTES
-    ) -> None:
+        self, spool: Path, broker: Path, node: int, launcher: socket.socket | None, spool_bytes: int = SPOOL_BYTES,
+        time_limit_s: float | None = None,
+    ) -> None:  # fmt: skip
         """Raises UsageError or Unavailable, if there is no such spool, or another agent delivers it."""
         execution, source = checked_execution(spool.name), Source(SourceKind.AGENT, node)
         self._spool = NodeSpool(spool, source)
         self._broker, self._launcher = broker, launcher
+        self._time_limit_s = time_limit_s
         epoch = take_epoch(spool, least=_last_epoch(self._spool.own_records) + 1)
         self._speaker = Speaker(execution, source, epoch, new_incarnation())
         self._takes_over = bool(self._spool.own_records)
@@ -91,7 +94,7 @@ class Agent:
             while self._core.life is not Life.CLOSED:
                 if self._stopped:
                     self._spool.save()
-                    print(f"theorbo agent: ended by a signal; the rest is in {self._spool.path}", file=sys.stderr)
+                    print(f"theorbo agent: told to end; the rest is in {self._spool.path}", file=sys.stderr)
                     return ExitStatus.UNAVAILABLE
                 busy = self._round()
                 self._wait(nap=busy)
@@ -151,9 +154,12 @@ class Agent:
         ready = dict(poller.poll(max(0, int(timeout_s * 1000) + 1)))
         if self._wakeup.fileno() in ready:
             self._wakeup.recv(4096)
-        if self._launcher and self._launcher.fileno() in ready and not self._launcher.recv(4096):
-            self._launcher.close()
-            self._launcher, self._alone = None, True
+        if self._launcher and self._launcher.fileno() in ready:
+            told = self._launcher.recv(4096)
+            self._stopped = self._stopped or LEAVE in told
+            if not told:
+                self._launcher.close()
+                self._launcher, self._alone = None, True
 
     def _make_pollers(self) -> None:
         """Two: while napping after much work, changes in the spool do not wake us."""
@@ -247,7 +253,11 @@ class Agent:
     # --- signals ------------------------------------------------------------------------------------
 
     def _on_signal(self, *_: object) -> None:
-        self._stopped = True
+        """A batch scheduler signals everything at once. While somebody keeps us, what ranks leave at their end is still
+        to be delivered; our keeper says when it is time to go (`LEAVE`).
+        """
+        if not self._launcher:
+            self._stopped = True
 
 
 def _last_epoch(own_records: bytes) -> int:
@@ -289,12 +299,18 @@ def main(argv: list[str]) -> int:
         "--spool-bytes", type=int, default=SPOOL_BYTES, metavar="N",
         help=f"bound of what is not delivered yet, {SPOOL_BYTES} if not given; beyond it log and metrics are dropped",
     )  # fmt: skip
+    parser.add_argument(
+        "--time-limit-s", type=float, metavar="SECONDS", help="of the execution, kept also when its Executor is gone"
+    )
     parser.add_argument("--launcher-fd", type=int, metavar="N", help=argparse.SUPPRESS)  # a socket; see READY
     arguments = parser.parse_args(argv)
     launcher = None if arguments.launcher_fd is None else socket.socket(fileno=arguments.launcher_fd)
     if launcher:
         launcher.set_inheritable(False)
-    agent = Agent(arguments.spool.absolute(), arguments.broker, arguments.node, launcher, arguments.spool_bytes)
+    agent = Agent(
+        arguments.spool.absolute(), arguments.broker, arguments.node, launcher, arguments.spool_bytes,
+        arguments.time_limit_s,
+    )  # fmt: skip
     return agent.run()
 
 

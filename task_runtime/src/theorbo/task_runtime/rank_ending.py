@@ -11,6 +11,7 @@ import signal
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from theorbo.schemas.limits import LEFTOVER_S
 from theorbo.task_runtime.processes import Process
 
 
@@ -39,6 +40,12 @@ class RankEnding:
     def kill_at(self) -> float | None:
         """When SIGKILL is due; None if no ending was requested."""
         return self._kill_at
+
+    def next_at(self, now: float) -> float | None:
+        """When `due` is to be asked again even if nothing happens."""
+        if self._kill_at is None or now < self._kill_at:
+            return self._kill_at
+        return now + LEFTOVER_S  # SIGKILL again, for what was being forked
 
     def request(self, grace_s: float, now: float) -> None:
         """End all ranks; with no grace at once by SIGKILL. The shortest of several graces holds."""

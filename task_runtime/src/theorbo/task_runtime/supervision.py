@@ -2,15 +2,15 @@
 
 Its life::
 
-    STARTING ──agent is ready──> RUNNING ──all has ended──> CLEARING ──nothing is left──> DRAINING ──> OVER
+    STARTING ──all agents are ready──> RUNNING ──all has ended──> CLEARING ──nothing is left──> DRAINING ──> OVER
 
-* STARTING: an agent is started; if no broker welcomes it, nothing else is.
-* RUNNING: the ranks, started directly or by a *launcher* (mpiexec, mpirun, srun). An agent that dies is
-  started again, a bounded number of times and after a growing pause; not so one that is fenced, for another
-  agent has taken over.
-* CLEARING: what ranks have left behind in their process groups is ended.
-* DRAINING: the agent delivers what is left, within a bound.
-* OVER: `Finish` was given; what was not delivered stays in the spool.
+* STARTING: an agent is started here, and one on each other machine (`nodes`); if no broker welcomes it, nothing else
+  is. Where another machine does not get ready no rank is started, and what was reported so far is delivered.
+* RUNNING: the ranks, started directly or by a *launcher* (mpiexec, mpirun, srun). The agent is kept alive (see
+  `agent_keeping`).
+* CLEARING: what ranks have left behind in their process groups is ended, here and there.
+* DRAINING: the agents deliver what is left, within a bound; machines that were lost are swept.
+* OVER: `Finish` was given; what was not delivered stays in the spools.
 
 Nothing waits for ever. A launcher is ended when it outlives what it is there for: when a rank ended badly
 and the others do not follow, when all ranks have gone, when the ranks were to be ended. Ranks themselves
@@ -19,38 +19,18 @@ may run as long as they like.
 
 from __future__ import annotations
 
-import enum
 import signal
+from collections.abc import Sequence
 from typing import NamedTuple, Union
 
-from theorbo.schemas.limits import (
-    AGENT_PAUSE_S,
-    AGENT_READY_S,
-    AGENT_RESTARTS,
-    AGENT_STEADY_S,
-    DRAIN_S,
-    GOODBYE_S,
-    LAUNCHER_END_S,
-    LEAVE_S,
-    LEFTOVER_S,
-    SIBLINGS_S,
-)
+from theorbo.schemas.launch_plan import NodeStart
+from theorbo.schemas.limits import GOODBYE_S, LAUNCHER_END_S, SIBLINGS_S
+from theorbo.task_runtime.agent_keeping import AgentInstruction, AgentKeeping, Warn
+from theorbo.task_runtime.clearing import Clearing
+from theorbo.task_runtime.nodes import Nodes, NodesInstruction
+from theorbo.task_runtime.phase import Finish, MarkEnd, Phase
 from theorbo.task_runtime.processes import Process, RankProcess, members
 from theorbo.task_runtime.rank_ending import RankEnding, SendSignal
-
-
-class Phase(enum.Enum):
-    """See the drawing above."""
-
-    STARTING = "starting"
-    RUNNING = "running"
-    CLEARING = "clearing"
-    DRAINING = "draining"
-    OVER = "over"
-
-
-class StartAgent(NamedTuple):
-    """Start an agent; tell `agent_started`."""
 
 
 class StartRanks(NamedTuple):
@@ -63,31 +43,10 @@ class SignalLauncher(NamedTuple):
     number: signal.Signals
 
 
-class SignalAgent(NamedTuple):
-    """Signal the agent."""
+LaunchInstruction = Union[AgentInstruction, NodesInstruction, StartRanks, SendSignal, SignalLauncher, MarkEnd, Finish]
 
-    number: signal.Signals
-
-
-class Warn(NamedTuple):
-    """Report this as a log line of the launcher."""
-
-    text: str
-
-
-class MarkEnd(NamedTuple):
-    """Report `launcher_ended`, then make the file that tells the agent that nothing more will come."""
-
-
-class Finish(NamedTuple):
-    """It is over. `problem` says what went wrong; `started` whether anything was run at all."""
-
-    problem: str | None
-    started: bool
-
-
-LaunchInstruction = Union[StartAgent, StartRanks, SendSignal, SignalLauncher, SignalAgent, Warn, MarkEnd, Finish]
-
+HERE = 0
+"""The number of the head's own machine, and of its agent."""
 
 _REQUESTED = "the ranks were to be ended"
 _GONE = "all ranks have gone"
@@ -96,80 +55,60 @@ _GONE = "all ranks have gone"
 class Supervision:
     """Everything that `theorbo launch` knows. `now` is any clock in seconds that never goes back."""
 
-    def __init__(self, *, has_launcher: bool, grace_s: float) -> None:
+    def __init__(self, *, has_launcher: bool, grace_s: float, nodes: Sequence[NodeStart] = ()) -> None:
         self.phase = Phase.STARTING
+        self.agent = AgentKeeping()
+        self.nodes = Nodes(nodes)
         self.ending = RankEnding()
         self.ranks: dict[int, RankProcess] = {}
-        """All ranks that have started, also those that have ended."""
+        """All ranks that have started on this machine, also those that have ended."""
         self.statuses: dict[int, int] = {}
-        """How ranks have ended: exit status, or minus the signal."""
+        """How ranks have ended, wherever: exit status, or minus the signal."""
         self.unrecorded: dict[int, int] = {}
         """Why the ends of ranks do not stand in their files: the number of an error."""
+        self._present: set[int] = set()  # machines where thin parents live
         self._has_launcher = has_launcher
         self._grace_s = grace_s
-        self._agent_deaths = 0
-        self._agent_at = 0.0
-        self._agent_lives = False
-        self._agent_lost = False  # it was given up
-        self._agent_fenced = False
-        self._restart_at: float | None = None
-        self._ready_by: float | None = None
+        self._start_problem: str | None = None
+        self._clearing = Clearing()
         self._launcher_by: dict[str, float] = {}  # reason → when the launcher is ended
         self._launcher_kill_at: float | None = None
         self._launcher_told = False
-        self._left_until: float | None = None
-        self._left_told = False
-        self._drain_by: float | None = None
-        self._agent_kill_at: float | None = None
 
     # --- what has happened ------------------------------------------------------------------------
 
     def start(self, now: float) -> list[LaunchInstruction]:
         """The first thing to do."""
-        self._ready_by = now + AGENT_READY_S
-        return [StartAgent()]
-
-    def agent_started(self, now: float) -> None:
-        """An agent's process runs."""
-        self._agent_at, self._agent_lives = now, True
+        return [*self.agent.start(now), *self.nodes.start(now)]
 
     def agent_ready(self) -> list[LaunchInstruction]:
-        """The broker has welcomed the agent."""
-        if self.phase is not Phase.STARTING:
-            return []
-        self.phase, self._ready_by = Phase.RUNNING, None
-        return [StartRanks()]
-
-    def agent_fenced(self) -> None:
-        """The agent says that another has taken over; it is about to end."""
-        self._agent_fenced = True
+        """The broker has welcomed the agent of this machine."""
+        self.agent.ready()
+        return self._begin()
 
     def agent_ended(self, status: int, words: str, now: float) -> list[LaunchInstruction]:
         """The agent's process has ended; `words` is the end of what it wrote to stderr."""
-        self._agent_lives = False
-        if self.phase is Phase.OVER:
+        return [*self.agent.ended(status, words, now), *self._end()]
+
+    def node_ready(self, number: int, host: str) -> list[LaunchInstruction]:
+        """The broker has welcomed the agent of another machine."""
+        self.nodes.ready(number, host)
+        return self._begin()
+
+    def _begin(self) -> list[LaunchInstruction]:
+        if not (self.phase is Phase.STARTING and self.agent.is_ready and self.nodes.all_ready):
             return []
-        if self.phase is Phase.STARTING:
-            return self._finish(words or f"the agent ended with status {status} before it was ready")
-        if self.phase is Phase.DRAINING and status == 0:
-            return self._finish(None)
-        if self._agent_kill_at is not None:
-            return self._finish(f"not everything could be delivered within {DRAIN_S:.0f} s")
-        if now - self._agent_at >= AGENT_STEADY_S:
-            self._agent_deaths = 0
-        self._agent_deaths += 1
-        if self._agent_deaths <= AGENT_RESTARTS and not self._agent_fenced:
-            self._restart_at = now + AGENT_PAUSE_S * 2 ** (self._agent_deaths - 1)
-            return []
-        self._agent_lost = True
-        problem = f"the agent ended {self._agent_deaths} times, the last time with status {status}: {words}"
-        if self.phase is Phase.DRAINING:
-            return self._finish(problem)
-        return [Warn(problem)]
+        self.phase = Phase.RUNNING
+        return [StartRanks()]
 
     def rank_started(self, rank: RankProcess) -> None:
-        """A thin parent says that its program runs."""
+        """A thin parent on this machine says that its program runs."""
         self.ranks[rank.rank] = rank
+        self.rank_started_on(HERE)
+
+    def rank_started_on(self, node: int) -> None:
+        """A rank runs on this machine or another one, where its process is none of ours."""
+        self._present.add(node)
         self._launcher_by.pop(_GONE, None)
 
     def rank_ended(self, rank: int, status: int, error: int, now: float) -> None:
@@ -180,29 +119,33 @@ class Supervision:
         if status != 0:
             self._launcher_by.setdefault(f"rank {rank} ended badly and others did not follow", now + SIBLINGS_S)
 
-    def ranks_gone(self, now: float) -> None:
-        """No thin parent lives any more, for the moment."""
-        self._launcher_by[_GONE] = now + LAUNCHER_END_S
+    def ranks_gone(self, now: float, node: int = HERE) -> None:
+        """No thin parent lives on that machine any more, for the moment."""
+        if node in self._present:
+            self._present.remove(node)
+            if not self._present:
+                self._launcher_by[_GONE] = now + LAUNCHER_END_S
 
     def agent_ends_ranks(self, grace_s: float, now: float) -> None:
-        """The agent was told to end the ranks, and does so."""
+        """An agent was told to end the ranks of its machine, and does so."""
         self._launcher_by[_REQUESTED] = now + grace_s + LAUNCHER_END_S
 
     def told_to_end(self, name: str, now: float) -> list[LaunchInstruction]:
         """`theorbo launch` itself got SIGTERM or SIGINT. The second time there is no grace."""
         if self.phase is Phase.STARTING:
-            return [*self._finish(f"ended by {name} before anything was started"), *self._stop_agent()]
+            return self._nothing_started(f"ended by {name} before anything was started")
         if self.phase is not Phase.RUNNING:
             return []
         grace_s = 0.0 if self.ending.requested else self._grace_s
-        self.ending.request(grace_s, now)
         self._launcher_by[_REQUESTED] = now + grace_s
-        return [Warn(f"theorbo launch got {name}; the ranks are being ended")]
+        return [Warn(f"theorbo launch got {name}; the ranks are being ended"), *self._end_ranks(grace_s, now)]
 
-    def started_ended(self) -> None:
+    def started_ended(self, now: float) -> list[LaunchInstruction]:
         """The launcher, or all ranks that were started directly, or nothing because it failed, has ended."""
-        if self.phase is Phase.RUNNING:
-            self.phase = Phase.CLEARING
+        if self.phase is not Phase.RUNNING:
+            return []
+        self.phase = Phase.CLEARING
+        return [*self.nodes.over(now)]
 
     # --- what is due ------------------------------------------------------------------------------
 
@@ -210,39 +153,36 @@ class Supervision:
         """Whether `due` needs the process table: ranks are being ended, or are going to be now."""
         if self.phase is Phase.RUNNING:
             return self.ending.requested or bool(self._launcher_reasons(now))
-        return self.phase is Phase.CLEARING
+        return self.phase is Phase.CLEARING and not self._clearing.is_over
 
     def due(self, table: list[Process], now: float) -> list[LaunchInstruction]:
         """What is to be done now, also because time has passed. `table`: see `wants_table`."""
-        out: list[LaunchInstruction] = []
-        if self._restart_at is not None and now >= self._restart_at and self.phase is not Phase.OVER:
-            self._restart_at = None
-            out.append(StartAgent())
-        if self.phase is Phase.STARTING and self._ready_by is not None and now >= self._ready_by:
-            out += self._finish(f"the agent was not ready within {AGENT_READY_S:.0f} s")
-            out += self._stop_agent()
-        elif self.phase is Phase.RUNNING:
+        out: list[LaunchInstruction] = [*self.agent.due(now), *self.nodes.due(now)]
+        if self.phase is Phase.STARTING and self.agent.is_ready and self.nodes.start_problem:
+            self._start_problem, self.phase = self.nodes.start_problem, Phase.CLEARING
+            out += self.nodes.over(now)
+        if self.phase is Phase.RUNNING:
             out += self._end_launcher(now)
             out += self.ending.due(members(self._living(), table), now)
         elif self.phase is Phase.CLEARING:
-            out += self._clear(members(self.ranks.values(), table), now)
-        elif self.phase is Phase.DRAINING:
-            out += self._drain(now)
-        return out
+            out += self._clear(table, now)
+        return [*out, *self._end()]
 
     def next_at(self, now: float) -> float | None:
         """When `due` is to be asked again even if nothing happens; None: never."""
-        times = [self._ready_by, self._left_until, self._drain_by, self._agent_kill_at, self._restart_at]
+        times = [*self.agent.times(), *self.nodes.times(), self._clearing.until]
         if self.phase is Phase.RUNNING:
-            times += [self._launcher_kill_at, self.ending.kill_at]
+            times += [self._launcher_kill_at, self.ending.next_at(now)]
             if not self._launcher_told:
                 times += self._launcher_by.values()
-            if self.ending.kill_at is not None and now >= self.ending.kill_at:
-                times.append(now + LEFTOVER_S)  # SIGKILL again, for what was being forked
         return min((time for time in times if time is not None and time > now), default=None)
 
     def _living(self) -> list[RankProcess]:
         return [rank for number, rank in self.ranks.items() if number not in self.statuses]
+
+    def _end_ranks(self, grace_s: float, now: float) -> list[LaunchInstruction]:
+        self.ending.request(grace_s, now)
+        return [*self.nodes.tell("end", grace_s)]
 
     def _end_launcher(self, now: float) -> list[LaunchInstruction]:
         if self._launcher_kill_at is not None and now >= self._launcher_kill_at:
@@ -253,12 +193,11 @@ class Supervision:
             return []
         self._launcher_told = True
         if not self._has_launcher:
-            self.ending.request(0.0, now)
-            return []
+            return self._end_ranks(0.0, now)
         grace_s = 0.0 if _REQUESTED in self._launcher_by else self._grace_s
-        self.ending.request(grace_s, now)
         self._launcher_kill_at = now + grace_s + GOODBYE_S
-        return [Warn(f"{reasons[0]}: the launcher is being ended"), SignalLauncher(signal.SIGTERM)]
+        warning = Warn(f"{reasons[0]}: the launcher is being ended")
+        return [warning, SignalLauncher(signal.SIGTERM), *self._end_ranks(grace_s, now)]
 
     def _launcher_reasons(self, now: float) -> list[str]:
         """Why the launcher is to be ended now, unless it was told already."""
@@ -268,41 +207,31 @@ class Supervision:
         # Ranks that were started directly are not each other's siblings.
         return [reason for reason in reasons if self._has_launcher or reason == _REQUESTED]
 
-    def _clear(self, left: dict[int, list[Process]], now: float) -> list[LaunchInstruction]:
-        """Helpers of a program often see its end and go: they get a moment, then SIGTERM, then SIGKILL."""
-        living = {rank: processes for rank, processes in left.items() if processes}
-        all_living = [process for processes in living.values() for process in processes]
-        if living and self._left_until is None:
-            self._left_until = now + LEAVE_S
-        if living and self._left_until is not None and now < self._left_until:
-            return []
-        if living and not self._left_told:
-            self._left_told, self._left_until = True, now + LEFTOVER_S
-            numbers = ", ".join(str(process.pid) for process in all_living)
-            warning = Warn(f"left behind by rank {', '.join(map(str, living))}, and ended: process {numbers}")
-            return [warning, *(SendSignal(process, signal.SIGTERM) for process in all_living)]
-        self.phase, self._left_until = Phase.DRAINING, None
-        self._drain_by = now + DRAIN_S
-        out: list[LaunchInstruction] = [SendSignal(process, signal.SIGKILL) for process in all_living]
-        out.append(MarkEnd())
-        if self._agent_lost:
-            out += self._finish("there is no agent any more")
+    def _clear(self, table: list[Process], now: float) -> list[LaunchInstruction]:
+        out: list[LaunchInstruction] = []
+        if not self._clearing.is_over:
+            out += self._clearing.due(members(self.ranks.values(), table), now)
+        if self._clearing.is_over and self.nodes.all_cleared:
+            self.phase = Phase.DRAINING
+            out.append(MarkEnd(self._start_problem))
+            self.agent.drain(now)
+            out += self.nodes.drain(now)
         return out
 
-    def _drain(self, now: float) -> list[LaunchInstruction]:
-        if self._agent_kill_at is not None and now >= self._agent_kill_at:
-            return [SignalAgent(signal.SIGKILL)]
-        if self._drain_by is not None and now >= self._drain_by:
-            if not self._agent_lives:
-                return self._finish(f"not everything could be delivered within {DRAIN_S:.0f} s")
-            self._drain_by, self._agent_kill_at = None, now + GOODBYE_S
-            return [SignalAgent(signal.SIGTERM)]
+    # --- the end ----------------------------------------------------------------------------------
+
+    def _end(self) -> list[LaunchInstruction]:
+        """`Finish`, once nothing more is to be expected."""
+        if self.phase is Phase.STARTING and self.agent.is_over:
+            return self._nothing_started(self.agent.problem)
+        if self.phase is Phase.DRAINING and self.agent.is_over and self.nodes.is_over:
+            self.phase = Phase.OVER
+            if self._start_problem:
+                return [Finish(self._start_problem, started=False)]
+            problems = [self.agent.problem, *(problem for _, _, problem in self.nodes.undelivered())]
+            return [Finish("; ".join(problem for problem in problems if problem) or None, started=True)]
         return []
 
-    def _stop_agent(self) -> list[LaunchInstruction]:
-        return [SignalAgent(signal.SIGTERM)] if self._agent_lives else []
-
-    def _finish(self, problem: str | None) -> list[LaunchInstruction]:
-        started = self.phase is not Phase.STARTING
+    def _nothing_started(self, problem: str | None) -> list[LaunchInstruction]:
         self.phase = Phase.OVER
-        return [Finish(problem, started)]
+        return [Finish(problem, started=False), *self.agent.give_up(problem), *self.nodes.tell("leave")]

@@ -1,0 +1,127 @@
+"""A command that starts nodes, as `theorbo launch` sees it: a process, and lines to and from it. A skin."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+
+from theorbo.schemas.launch_plan import NodeStart
+from theorbo.schemas.limits import GOODBYE_S, LAUNCHER_STDERR_BYTES
+from theorbo.task_runtime.node_protocol import NodePlan, Said, decode_said, encode_line
+
+
+class NodeCommand:
+    """`ssh HOST python -m theorbo.task_runtime.node …`, or srun with the same."""
+
+    def __init__(self, start: NodeStart) -> None:
+        self._start = start
+        self._process: subprocess.Popen[bytes] | None = None
+        self._down = self._up = self._words_fd = -1
+        self._text = self._words = b""
+        self.open: set[int] = set()
+        """Its stdout and stderr, to be watched, as long as they are open."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in errors."""
+        words = shlex.join(self._start.command)
+        return words if len(words) <= 80 else f"{words[:77]}..."
+
+    def start(self, plan: NodePlan) -> None:
+        """Start it and give it the plan. Raises OSError."""
+        program = [sys.executable, "-m", "theorbo.task_runtime.node", "--number", str(self._start.first)]
+        if self._start.nodes > 1:
+            program.append("--several")
+        self._text = self._words = b""
+        process = subprocess.Popen(
+            [*self._start.command, *program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            process_group=0, cwd="/",
+        )  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self._process = process
+        self._down, self._up, self._words_fd = (
+            os.dup(pipe.fileno()) for pipe in (process.stdin, process.stdout, process.stderr)
+        )
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            pipe.close()
+        for descriptor in (self._up, self._words_fd):
+            os.set_blocking(descriptor, False)
+        self.open = {self._up, self._words_fd}
+        self.tell(plan._asdict())
+
+    def tell(self, fields: dict[str, object]) -> None:
+        """One line down, to all nodes of this command. They may be gone."""
+        with contextlib.suppress(OSError):
+            os.write(self._down, encode_line(fields))
+
+    def said(self) -> list[Said]:
+        """The lines that nodes have said since. What else came on stdout is kept for `words`."""
+        self._text += self._read(self._up)
+        *lines, self._text = self._text.split(b"\n")
+        said = []
+        for line in lines:
+            known = decode_said(line)
+            if known:
+                said.append(known)
+            else:
+                self._words = (self._words + line + b"\n")[-LAUNCHER_STDERR_BYTES:]
+        return said
+
+    def read_words(self) -> None:
+        """What it has written to stderr since."""
+        self._words = (self._words + self._read(self._words_fd))[-LAUNCHER_STDERR_BYTES:]
+
+    def words(self) -> str:
+        """The last line that is none of a node."""
+        last = self._words.decode(errors="replace").strip().rpartition("\n")[2].strip()
+        return last.removeprefix("theorbo node: ")
+
+    def ended(self) -> int | None:
+        """The status of a process that has just ended; None if it runs, or was seen to end."""
+        status = self._process.poll() if self._process else None
+        if status is not None:
+            self._process = None
+        return status
+
+    def close(self) -> None:
+        """Let go of the pipes of a process that has ended."""
+        for descriptor in (self._down, self._up, self._words_fd):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self.open = set()
+        self._down = self._up = self._words_fd = -1
+
+    def end(self) -> None:
+        """End the process, and what it may have started on this machine."""
+        if self._process:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Wait for its end, a little; then end it."""
+        if self._process:
+            if self._down >= 0:
+                os.close(self._down)  # nothing more will be told
+                self._down = -1
+            try:
+                self._process.wait(GOODBYE_S)
+            except subprocess.TimeoutExpired:
+                self.end()
+                self._process.wait()
+
+    def _read(self, descriptor: int) -> bytes:
+        """Everything that is there now."""
+        text = b""
+        with contextlib.suppress(BlockingIOError):
+            while descriptor in self.open:
+                more = os.read(descriptor, 65536)
+                text += more
+                if not more:
+                    self.open.remove(descriptor)
+        return text

@@ -1,0 +1,231 @@
+"""What `theorbo launch` knows of the other machines: which are ready, have cleared up, are done, are lost. Pure.
+
+A node's life, as far as the head sees it::
+
+    AWAITED ──ready──> READY ──`over` was told, leftovers have gone──> CLEARED ──all is delivered──> DONE
+        any of them ──its command has ended too early, or it says that it cannot go on──> LOST
+
+One command may have started several nodes. What a lost node has in its spool is *swept* once, after the ranks'
+end: the same command again, which finds the spool there.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from typing import NamedTuple, Union
+
+from theorbo.schemas.launch_plan import NodeStart
+from theorbo.schemas.limits import DRAIN_S, GOODBYE_S, NODES_CLEAR_S, NODES_READY_S
+from theorbo.task_runtime.agent_keeping import Warn
+
+_DONE_S = DRAIN_S + 2 * GOODBYE_S  # a node gives up by itself after DRAIN_S, and says so
+
+
+class NodeState(enum.Enum):
+    """See the drawing above."""
+
+    AWAITED = "awaited"
+    READY = "ready"
+    CLEARED = "cleared"
+    DONE = "done"
+    LOST = "lost"
+
+
+class StartNodes(NamedTuple):
+    """Run the command of this number in `plan.nodes`. In a sweep it finds its spools made, and no ranks."""
+
+    command: int
+    sweep: bool = False
+
+
+class TellNodes(NamedTuple):
+    """Say this to all of them: see `node_protocol`."""
+
+    word: str
+    grace_s: float = 0.0
+
+
+class EndCommand(NamedTuple):
+    """End that command; nobody waits for it any more."""
+
+    command: int
+
+
+class ReportLost(NamedTuple):
+    """Report `node_lost`."""
+
+    node: int
+    host: str
+    reason: str
+
+
+NodesInstruction = Union[StartNodes, TellNodes, EndCommand, ReportLost, Warn]
+
+
+class _Node:
+    def __init__(self, index: int) -> None:
+        self.index = index
+        """Of its command."""
+        self.host = ""
+        self.state = NodeState.AWAITED
+        self.was_ready = False
+        self.problem: str | None = None
+        """Why it could not be started, or what it could not deliver."""
+
+
+class Nodes:
+    """All machines but the head's own. `now` is any clock in seconds that never goes back."""
+
+    def __init__(self, starts: Sequence[NodeStart]) -> None:
+        self._all = {
+            start.first + number: _Node(index) for index, start in enumerate(starts) for number in range(start.nodes)
+        }
+        self._commands = range(len(starts))
+        self._running: set[int] = set()
+        self._swept: set[int] = set()
+        self._draining = False
+        self._ready_by: float | None = None
+        self._clear_by: float | None = None
+        self._done_by: float | None = None
+
+    # --- what there is to know --------------------------------------------------------------------
+
+    @property
+    def all_ready(self) -> bool:
+        """Whether ranks may be started on all of them."""
+        return all(node.state is NodeState.READY for node in self._all.values())
+
+    @property
+    def all_cleared(self) -> bool:
+        """Whether nothing more of ranks is to be expected from any."""
+        return all(node.state not in (NodeState.AWAITED, NodeState.READY) for node in self._all.values())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is to be expected at all: all commands have ended, and no sweep is due."""
+        return not self._running and not self._to_sweep()
+
+    @property
+    def start_problem(self) -> str | None:
+        """Why ranks cannot be started."""
+        return next((node.problem for node in self._all.values() if node.state is NodeState.LOST), None)
+
+    def undelivered(self) -> list[tuple[int, str, str]]:
+        """Number, host and reason of the nodes that have not delivered everything."""
+        return [
+            (number, node.host, node.problem or "it has not said that all is delivered")
+            for number, node in self._all.items()
+            if node.state is not NodeState.DONE
+        ]
+
+    # --- what has happened ------------------------------------------------------------------------
+
+    def start(self, now: float) -> list[NodesInstruction]:
+        """Start all of them."""
+        if self._all:
+            self._ready_by = now + NODES_READY_S
+        self._running.update(self._commands)
+        return [StartNodes(index) for index in self._commands]
+
+    def ready(self, number: int, host: str) -> None:
+        """Its agent was welcomed by the broker."""
+        node = self._all.get(number)
+        if node:
+            node.host = host
+            if node.state is NodeState.AWAITED:
+                node.state, node.was_ready = NodeState.READY, True
+        if self.all_ready:
+            self._ready_by = None
+
+    def cleared(self, number: int) -> None:
+        """Its ranks have ended, and what they have left behind."""
+        node = self._all.get(number)
+        if node and node.state is NodeState.READY:
+            node.state = NodeState.CLEARED
+
+    def done(self, number: int, host: str) -> None:
+        """Everything is delivered."""
+        node = self._all.get(number)
+        if node:
+            node.host, node.state, node.problem = host, NodeState.DONE, None
+
+    def failed(self, number: int, host: str, problem: str) -> list[NodesInstruction]:
+        """It says that it could not begin, or not deliver everything. It ends."""
+        node = self._all.get(number)
+        return self._lost(number, node, host, f"{host}: {problem}") if node else []
+
+    def command_ended(self, index: int, status: int, words: str, command: str) -> list[NodesInstruction]:
+        """A command has ended, which is too early for the nodes that have not said what became of them."""
+        self._running.discard(index)
+        out: list[NodesInstruction] = []
+        said = f": {words}" if words else ""
+        for number, node in self._all.items():
+            if node.index == index and node.state not in (NodeState.DONE, NodeState.LOST):
+                place = node.host or f"node {number}"
+                out += self._lost(number, node, node.host, f"{place}: {command} ended with status {status}{said}")
+        return out
+
+    def _lost(self, number: int, node: _Node, host: str, problem: str) -> list[NodesInstruction]:
+        known = node.state is NodeState.LOST
+        node.host, node.problem, node.state = host or node.host, problem, NodeState.LOST
+        return [] if known or self._draining else [ReportLost(number, node.host, problem)]
+
+    def over(self, now: float) -> list[NodesInstruction]:
+        """The ranks and their launcher have ended."""
+        self._ready_by = None
+        self._clear_by = now + NODES_CLEAR_S
+        return self.tell("over")
+
+    def tell(self, word: str, grace_s: float = 0.0) -> list[NodesInstruction]:
+        """Say it to all, if there are any."""
+        return [TellNodes(word, grace_s)] if self._all else []
+
+    def drain(self, now: float) -> list[NodesInstruction]:
+        """The head has marked the end; now all is to be delivered."""
+        self._draining, self._clear_by = True, None
+        self._done_by = now + _DONE_S
+        return self.due(now)
+
+    # --- what is due ------------------------------------------------------------------------------
+
+    def due(self, now: float) -> list[NodesInstruction]:
+        """What is to be done now, also because time has passed."""
+        out: list[NodesInstruction] = []
+        if self._ready_by is not None and now >= self._ready_by:
+            self._ready_by = None
+            out += self._too_late(NodeState.AWAITED, f"was not ready within {NODES_READY_S:.0f} s")
+        if self._clear_by is not None and now >= self._clear_by:
+            self._clear_by = None
+            out += self._too_late(NodeState.READY, f"has not answered for {NODES_CLEAR_S:.0f} s")
+        if self._done_by is not None and now >= self._done_by:
+            self._done_by = None
+            self._swept.update(self._commands)
+            out += [EndCommand(index) for index in sorted(self._running)]
+        if self._draining:
+            for index in sorted(self._to_sweep() - self._running):
+                self._swept.add(index)
+                self._running.add(index)
+                self._done_by = now + _DONE_S
+                out.append(StartNodes(index, sweep=True))
+        return out
+
+    def _to_sweep(self) -> set[int]:
+        """Commands to be run once more. Where nothing was ever ready no rank has left anything."""
+        lost = {node.index for node in self._all.values() if node.state is NodeState.LOST and node.was_ready}
+        return lost - self._swept
+
+    def times(self) -> list[float | None]:
+        """When `due` is to be asked again."""
+        return [self._ready_by, self._clear_by, self._done_by]
+
+    def _too_late(self, state: NodeState, what: str) -> list[NodesInstruction]:
+        out: list[NodesInstruction] = []
+        for number, node in self._all.items():
+            if node.state is state:
+                out += self._lost(number, node, node.host, f"{node.host or f'node {number}'} {what}")
+        late = {node.index for node in self._all.values() if node.state is NodeState.LOST}
+        return [*out, *(EndCommand(index) for index in sorted(late & self._running) if self._wholly_lost(index))]
+
+    def _wholly_lost(self, index: int) -> bool:
+        return all(node.state is NodeState.LOST for node in self._all.values() if node.index == index)
