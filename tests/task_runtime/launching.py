@@ -181,6 +181,16 @@ class Launched:
         return found
 
 
+def with_limits(first="", **limits):
+    """A program that is `theorbo launch` with other limits: the real ones are long. `first` is done before."""
+    setting = "".join(f"limits.{name} = {value}; " for name, value in limits.items())
+    return (
+        f"import os, sys; {first or 'pass'}; from theorbo.schemas import limits; {setting}"
+        "from theorbo.task_runtime import launch; from theorbo.schemas.command import guarded; "
+        'sys.exit(guarded("launch", lambda: launch.main(sys.argv[1:])))'
+    )
+
+
 def launch(
     broker: Path, tmp_path: Path, *command: str, ranks: int = 1, launcher: list[str] | None = None,
     environment: dict[str, str] | None = None, program: tuple[str, ...] = ("-m", "theorbo.task_runtime.launch"),

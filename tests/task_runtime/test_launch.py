@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.task_runtime.launching import launch
+from tests.task_runtime.launching import launch, with_limits
 from theorbo.schemas.errors import Unavailable, UsageError
 from theorbo.schemas.launch_plan import LaunchPlan
 from theorbo.task_runtime.launch import main
@@ -64,16 +64,6 @@ named = {"sha256": "ab" * 32, "size": 5}
 append(file, encode_record({"kind": "data", "time": 0, "name": "x", "parts": [], "attachments": [named]}))
 """
 )
-
-
-def with_limits(first="", **limits):
-    """A program that is `theorbo launch` with other limits: the real ones are long. `first` is done before."""
-    setting = "".join(f"limits.{name} = {value}; " for name, value in limits.items())
-    return (
-        f"import os, sys; {first or 'pass'}; from theorbo.schemas import limits; {setting}"
-        "from theorbo.task_runtime import launch; from theorbo.schemas.command import guarded; "
-        'sys.exit(guarded("launch", lambda: launch.main(sys.argv[1:])))'
-    )
 
 
 @pytest.fixture

@@ -189,6 +189,10 @@ SCHEDULER_ANSWER_S = 5.0
 """How long `theorbo launch` waits for what the batch scheduler says of its job (scontrol), once, at its end. Without an
 answer it ends without."""
 
+KILL_WAIT_RESERVE_S = 5.0
+"""When a batch scheduler ends everything by SIGTERM, and by SIGKILL a while later (Slurm's KillWait), ranks have this
+much less time than that, or half of it where it is short: the rest is for delivering what they leave."""
+
 AGENT_STEADY_S = 60.0
 """An agent that has lived this long makes its earlier restarts forgotten."""
 

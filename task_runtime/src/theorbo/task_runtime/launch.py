@@ -28,7 +28,7 @@ from theorbo.schemas.limits import LAUNCHER_STDERR_BYTES, OWN_RECORDS_BYTES
 from theorbo.schemas.names import LAUNCHER
 from theorbo.schemas.records import encode_record
 from theorbo.schemas.spool import append, checked_execution, default_root, make_spool, open_append, spool_name
-from theorbo.task_runtime import wrapper
+from theorbo.task_runtime import scheduler, wrapper
 from theorbo.task_runtime.agent_keeping import Warn
 from theorbo.task_runtime.agent_process import AgentProcess, connection_content
 from theorbo.task_runtime.file_space import reserve
@@ -61,7 +61,8 @@ class Launch(Keeper):
             reserve(self._records, OWN_RECORDS_BYTES)
         except OSError as error:
             raise Unavailable(f"cannot write to {spool}: {error.strerror}") from None
-        self._core = Supervision(has_launcher=bool(plan.launcher_command), grace_s=plan.grace_s, nodes=plan.nodes)
+        self._grace_s = scheduler.ask_grace(plan.grace_s)
+        self._core = Supervision(has_launcher=bool(plan.launcher_command), grace_s=self._grace_s, nodes=plan.nodes)
         self._broker = Path(plan.broker).absolute()
         agent = AgentProcess(
             spool, broker=self._broker, connection=plan.connection, node=HERE, spool_bytes=plan.spool_bytes,
@@ -80,7 +81,7 @@ class Launch(Keeper):
         self._report(
             "launcher_started", host=socket.gethostname(), agents=1 + sum(start.nodes for start in self._plan.nodes),
             start_ticks=wrapper.start_ticks(os.getpid()), command=list(self._plan.launcher_command),
-            job=os.environ.get("SLURM_JOB_ID", ""),
+            job=scheduler.job(),
         )  # fmt: skip
         finish = self._keep(lambda: self._core.start(time.monotonic()))
         for node in self._nodes:
@@ -94,8 +95,7 @@ class Launch(Keeper):
         if not finish.started:
             raise Unavailable(f"nothing was started: {finish.problem}")
         if finish.problem is None:
-            ended_well = len(self._core.statuses) == self._plan.ranks and not any(self._core.statuses.values())
-            return ExitStatus.COMPLETED if ended_well else ExitStatus.FAILED
+            return ExitStatus.COMPLETED if self._all_well() else ExitStatus.FAILED
         places = [] if delivered else [(HERE, "")]
         places += [(number, host or f"node {number}") for number, host, _ in self._core.nodes.undelivered()]
         again = [self._by_hand(number, host) for number, host in places]
@@ -103,6 +103,9 @@ class Launch(Keeper):
             f"{finish.problem}. Nothing is lost: the rest is in {self._spool}; deliver it when the broker is back by\n"
             + "\n".join(f"  {line}" for line in again)
         )
+
+    def _all_well(self) -> bool:
+        return len(self._core.statuses) == self._plan.ranks and not any(self._core.statuses.values())
 
     def _by_hand(self, number: int, host: str) -> str:
         command = ["theorbo", "agent", "--spool", str(self._spool), "--broker", self._plan.broker]
@@ -202,7 +205,7 @@ class Launch(Keeper):
         needed = NodePlan(
             version=__version__, execution=plan.execution, spool_root=str(self._root), broker=str(self._broker),
             connection=plan.connection or connection_content(self._broker), spool_bytes=plan.spool_bytes,
-            grace_s=plan.grace_s, time_limit_s=plan.time_limit_s, keep_spool=plan.keep_spool, sweep=sweep,
+            grace_s=self._grace_s, time_limit_s=plan.time_limit_s, keep_spool=plan.keep_spool, sweep=sweep,
         )  # fmt: skip
         try:
             node.start(needed)
@@ -283,6 +286,8 @@ class Launch(Keeper):
         fields: dict[str, Any] = {"exit_code": next((code for code in codes if code), 0) if codes else None}
         if problem or self._problem:
             fields["problem"] = problem or self._problem
+        if not self._all_well():
+            fields["scheduler_state"] = scheduler.ask_state()
         if self._output:
             fields["stderr"] = self._output.decode(errors="replace")
         unrecorded = self._core.unrecorded
@@ -302,7 +307,8 @@ def main(argv: list[str]) -> int:
         description="Start the agent and the ranks of one execution on this node, wait for their end, and see to it "
         "that everything they reported reaches the broker. theorbo run calls it, with a plan that it has written.",
         epilog="The plan holds the whole environment of the program; it is removed as soon as it has been read.\n"
-        "Exit status: 0 all ranks ended well, 1 not all did, 6 nothing could be started, or not all be delivered.",
+        "Exit status: 0 all ranks ended well, 1 not all did (or it is not known of all), 6 nothing could be started,\n"
+        "or not all be delivered.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--plan", type=Path, required=True, metavar="FILE", help="a launch plan in JSON")

@@ -23,6 +23,7 @@ from theorbo.schemas import __version__
 from theorbo.schemas.command import guarded
 from theorbo.schemas.errors import ExitStatus, TheorboError, Unavailable, UsageError
 from theorbo.schemas.spool import checked_execution, make_spool
+from theorbo.task_runtime import processes
 from theorbo.task_runtime.agent_keeping import Warn
 from theorbo.task_runtime.agent_process import AgentProcess
 from theorbo.task_runtime.keeper import Keeper
@@ -99,10 +100,9 @@ class Node(Keeper):
 
     def run(self) -> int:
         """Keep the agent until everything is delivered. Tells the head how that went."""
-        if self._plan.sweep and not self._spool.is_dir():
-            self._head.say("done", absent=True)
-            return ExitStatus.COMPLETED
         self._watch(self._head.descriptor, self._on_head)
+        if self._plan.sweep:
+            processes.end_users_of_spool(self._spool)
         finish = self._keep(lambda: self._core.start(time.monotonic()))
         if (finish.problem is None or not finish.started) and not self._plan.keep_spool:
             shutil.rmtree(self._spool, ignore_errors=True)
@@ -133,7 +133,7 @@ class Node(Keeper):
         self._perform(self._core.terminated(name, now))
 
     def _on_agent_ended(self, status: int, words: str, now: float) -> None:
-        self._perform(self._core.agent.ended(status, words, now))
+        self._perform(self._core.agent_ended(status, words, now))
 
     def _on_agent_ends_ranks(self, grace_s: float) -> None:
         self._head.say("ending", grace_s=grace_s)
@@ -151,6 +151,12 @@ class Node(Keeper):
         self._head.say("gone")
 
     # --- what the core decided ------------------------------------------------------------------------
+
+    def _start_agent(self) -> None:
+        if self._plan.sweep and not self._spool.is_dir():
+            self._perform(self._core.spool_gone())
+        else:
+            super()._start_agent()
 
     def _perform_own(self, it: Any) -> None:
         if isinstance(it, Say):

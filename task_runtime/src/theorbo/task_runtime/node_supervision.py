@@ -45,6 +45,7 @@ class NodeSupervision:
         self._grace_s = grace_s
         self._sweep = sweep
         self._over_was_told = False
+        self._terminated = False
         self._alone = False  # nobody will say `over`
         self._alone_until: float | None = None
 
@@ -65,6 +66,14 @@ class NodeSupervision:
             return []
         self.phase = Phase.CLEARING if self._over_was_told else Phase.RUNNING
         return [Say("ready")]
+
+    def agent_ended(self, status: int, words: str, now: float) -> list[NodeInstruction]:
+        """The agent's process has ended; `words` is the end of what it wrote to stderr."""
+        return [*self.agent.ended(status, words, now), *self._end()]
+
+    def spool_gone(self) -> list[NodeInstruction]:
+        """In a sweep: an agent that nobody kept any more has delivered everything, and removed the spool."""
+        return self._finish(None)
 
     def rank_started(self, rank: RankProcess) -> None:
         """A thin parent says that its program runs."""
@@ -96,13 +105,14 @@ class NodeSupervision:
         self.ending.request(grace_s, now)
 
     def terminated(self, name: str, now: float) -> list[NodeInstruction]:
-        """Everything here got SIGTERM or SIGINT. The second time there is no grace."""
+        """Everything here got SIGTERM or SIGINT. A batch scheduler may send it twice, which means no more than once."""
         if self.phase is Phase.STARTING:
             return self._finish(f"ended by {name} before anything was started")
-        if self.phase is not Phase.RUNNING:
+        if self.phase is not Phase.RUNNING or self._terminated:
             return []
-        self.ending.request(0.0 if self.ending.requested else self._grace_s, now)
-        self._alone, self._alone_until = True, now
+        self.ending.request(self._grace_s, now)
+        self._terminated = self._alone = True
+        self._alone_until = now
         return [Warn(f"theorbo node got {name}; the ranks are being ended")]
 
     def head_gone(self, now: float) -> list[NodeInstruction]:
@@ -134,9 +144,7 @@ class NodeSupervision:
                 self.phase = Phase.DRAINING
                 out += [Say("cleared"), MarkEnd()]
                 self.agent.drain(now)
-        if self.agent.is_over and self.phase in (Phase.STARTING, Phase.DRAINING):
-            out += self._finish(self.agent.problem)
-        return out
+        return [*out, *self._end()]
 
     def _is_abandoned(self, now: float) -> bool:
         return self._alone and not self._present and self._alone_until is not None and now >= self._alone_until
@@ -147,6 +155,11 @@ class NodeSupervision:
         if self.phase is Phase.RUNNING:
             times += [self.ending.next_at(now), None if self._present else self._alone_until]
         return min((time for time in times if time is not None and time > now), default=None)
+
+    def _end(self) -> list[NodeInstruction]:
+        if self.agent.is_over and self.phase in (Phase.STARTING, Phase.DRAINING):
+            return self._finish(self.agent.problem)
+        return []
 
     def _finish(self, problem: str | None) -> list[NodeInstruction]:
         started = self.phase not in (Phase.STARTING, Phase.RUNNING)

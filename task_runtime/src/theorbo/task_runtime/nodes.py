@@ -159,11 +159,12 @@ class Nodes:
         """A command has ended, which is too early for the nodes that have not said what became of them."""
         self._running.discard(index)
         out: list[NodesInstruction] = []
-        said = f": {words}" if words else ""
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        said = f"{command} {how}" + (f": {words}" if words else "")
         for number, node in self._all.items():
             if node.index == index and node.state not in (NodeState.DONE, NodeState.LOST):
                 place = node.host or f"node {number}"
-                out += self._lost(number, node, node.host, f"{place}: {command} ended with status {status}{said}")
+                out += self._lost(number, node, node.host, f"{place}: {said}")
         return out
 
     def _lost(self, number: int, node: _Node, host: str, problem: str) -> list[NodesInstruction]:

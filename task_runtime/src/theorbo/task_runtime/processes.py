@@ -7,12 +7,17 @@ to a thin parent (see `wrapper`): it must live to report the end.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from theorbo.schemas.limits import LEFTOVER_S
+from theorbo.task_runtime import wrapper
 from theorbo.task_runtime.wrapper import process_stat
 
 ENDED_STATES = frozenset("ZX")
@@ -109,6 +114,36 @@ def send_signal(process: Process, number: signal.Signals) -> None:
     finally:
         if descriptor >= 0:
             os.close(descriptor)
+
+
+def end_users_of_spool(spool: Path) -> None:
+    """End what an execution has left here, where nobody knows its ranks any more: SIGTERM, a moment, SIGKILL.
+
+    Thin parents are spared: they end with their programs, and say how those did.
+    """
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        users = set(users_of_spool(spool))
+        left = [process for process in process_table() if process.pid in users]
+        descriptors = []
+        for process in left:
+            if not _is_thin_parent(process.pid):
+                send_signal(process, number)
+            with contextlib.suppress(OSError):
+                descriptors.append(os.pidfd_open(process.pid))
+        _wait_for_all(descriptors, LEFTOVER_S)
+
+
+def _is_thin_parent(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return os.fsencode(wrapper.__file__) in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return False
+
+
+def _wait_for_all(descriptors: list[int], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    for descriptor in descriptors:
+        select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
+        os.close(descriptor)
 
 
 def users_of_spool(spool: Path) -> list[int]:

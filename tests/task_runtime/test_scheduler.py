@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+
+from theorbo.task_runtime.scheduler import ended_state, grace_before_kill
+
+
+@pytest.mark.parametrize(
+    ("answer", "state"),
+    [
+        ("JobId=5 JobName=a JobState=TIMEOUT Reason=TimeLimit Dependency=(null)", "TIMEOUT"),
+        ("JobId=5 JobName=a JobState=COMPLETING Reason=TimeLimit Dependency=(null)", "TIMEOUT"),
+        ("JobId=5 JobName=a JobState=COMPLETING Reason=NodeDown", "NODE_FAIL"),
+        ("JobId=5 JobName=a JobState=COMPLETING Reason=None", ""),
+        ("JobId=5 JobName=a JobState=RUNNING Reason=None", ""),
+        ("JobId=5 JobName=a JobState=SOMETHING_NEW Reason=None", "SOMETHING_NEW"),
+        ("slurm_load_jobs error: Invalid job id specified", ""),
+        ("", ""),
+    ],
+)
+def test_how_a_job_has_ended(answer, state):
+    assert ended_state(answer) == state
+
+
+@pytest.mark.parametrize(
+    ("grace_s", "config", "seconds"),
+    [
+        (10.0, "KillOnBadExit = 0\nKillWait                = 30 sec\n", 10.0),
+        (60.0, "KillWait                = 30 sec\n", 25.0),
+        (10.0, "KillWait                = 5 sec\n", 2.5),
+        (10.0, "KillWait                = 0 sec\n", 0.0),
+        (10.0, "", 10.0),
+    ],
+)
+def test_the_grace_ends_before_the_scheduler_kills(grace_s, config, seconds):
+    assert grace_before_kill(grace_s, config) == seconds
