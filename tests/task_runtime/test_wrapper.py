@@ -15,6 +15,7 @@ from theorbo.schemas.records import RecordReader
 from theorbo.schemas.spool import make_spool
 from theorbo.task_runtime import wrapper
 from theorbo.task_runtime.inprocess_path import make_inprocess_path
+from theorbo.task_runtime.wrapper import MemoryGroup
 
 
 @pytest.fixture
@@ -196,3 +197,70 @@ def test_it_needs_little_of_the_standard_library(spool):
     )
     assert answer.stdout == "\n"
     assert Path(wrapper.__file__).is_file()
+
+
+# --- memory --------------------------------------------------------------------------------------
+
+HUNGRY = "import time; kept = bytearray(200 << 20); kept[::4096] = b'x' * len(kept[::4096]); time.sleep(60)"
+
+
+@pytest.fixture
+def small_memory():
+    """A cgroup of 48 MiB: the file to which a process writes its number in order to be in it."""
+    found = MemoryGroup()
+    group = Path(found.directory) / f"theorbo-test-{os.getpid()}"
+    limit = "memory.limit_in_bytes" if (Path(found.directory) / "memory.limit_in_bytes").exists() else "memory.max"
+    try:
+        group.mkdir()
+        (group / limit).write_text(str(48 << 20))
+    except OSError as error:
+        pytest.skip(f"making a cgroup is not allowed here: {error}")
+    yield group / "cgroup.procs"
+    group.rmdir()
+
+
+def test_a_program_that_is_killed_for_want_of_memory_is_told_from_one_that_is_killed(spool, small_memory):
+    environment = {"PATH": os.environ["PATH"], "THEORBO_SPOOL": str(spool), "THEORBO_RANK": "0"}
+    inside = f'echo $$ > {small_memory}; exec "$@"'
+    process = subprocess.run(["sh", "-c", inside, "sh", *command(sys.executable, "-c", HUNGRY)], env=environment)
+    assert process.returncode == -signal.SIGKILL
+    ended = reported(spool)[1]
+    assert ended["signal"] == "SIGKILL"
+    assert ended["out_of_memory"] is True
+    assert ended["memory_limit_bytes"] == 48 << 20
+    assert run(spool, "sh", "-c", "kill -9 $$", THEORBO_RANK="1")[0] == -9
+    assert "out_of_memory" not in reported(spool, 1)[1]
+
+
+def test_the_memory_group_is_found_in_a_container_of_version_1(tmp_path):
+    top = tmp_path / "memory"
+    (top / "slurm" / "step").mkdir(parents=True)
+    (tmp_path / "cgroup").write_text("4:cpu:/x\n3:memory:/docker/1ab/slurm/step\n0::/y\n")
+    (tmp_path / "mountinfo").write_text(
+        f"30 23 0:26 / {tmp_path}/unified rw - cgroup2 cgroup2 rw\n"
+        f"31 23 0:27 /docker/1ab {top} ro - cgroup cgroup rw,memory\n"
+    )
+    (top / "slurm" / "step" / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
+    (top / "slurm" / "step" / "memory.stat").write_text("cache 1\nhierarchical_memory_limit 4096\n")
+    group = MemoryGroup(str(tmp_path))
+    assert (group.directory, group.kills(), group.limit_bytes()) == (f"{top}/slurm/step", 3, 4096)
+
+
+def test_the_memory_group_is_found_in_version_2_and_the_smallest_bound_counts(tmp_path):
+    top = tmp_path / "cgroup2"
+    (top / "job" / "step").mkdir(parents=True)
+    (tmp_path / "cgroup").write_text("0::/job/step\n")
+    (tmp_path / "mountinfo").write_text(f"30 23 0:26 / {top} rw - cgroup2 cgroup2 rw\n")
+    (top / "job" / "step" / "memory.events").write_text("low 0\nhigh 0\nmax 9\noom 1\noom_kill 2\n")
+    (top / "job" / "step" / "memory.max").write_text("max\n")
+    (top / "job" / "memory.max").write_text("1048576\n")
+    group = MemoryGroup(str(tmp_path))
+    assert (group.directory, group.kills(), group.limit_bytes()) == (f"{top}/job/step", 2, 1 << 20)
+
+
+@pytest.mark.parametrize("groups", ["", "nonsense", "0::/gone\n"])
+def test_where_there_is_no_memory_group_nobody_knows(tmp_path, groups):
+    (tmp_path / "cgroup").write_text(groups)
+    (tmp_path / "mountinfo").write_text("nonsense\n")
+    group = MemoryGroup(str(tmp_path))
+    assert (group.kills(), group.limit_bytes()) == (-1, 0)

@@ -71,6 +71,71 @@ def start_ticks(pid: int) -> int:
         return 0
 
 
+class MemoryGroup:
+    """The cgroup (version 1 or 2) that bounds our memory. The files are few, and read twice in a rank's life.
+
+    The kernel counts a kill before it sends the signal, so what a thin parent reads afterwards is complete.
+    """
+
+    def __init__(self, proc: str = "/proc/self") -> None:
+        """`proc`: where the files `cgroup` and `mountinfo` are."""
+        self.directory = self._top = ""
+        self._version = 0
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            self._find(_text(f"{proc}/cgroup"), _text(f"{proc}/mountinfo"))
+
+    def _find(self, groups: str, mounts: str) -> None:
+        paths = {}
+        for line in groups.splitlines():
+            _, controllers, path = line.split(":", 2)
+            if not controllers:
+                paths[2] = path
+            elif "memory" in controllers.split(","):
+                paths[1] = path
+        for line in mounts.splitlines():
+            place, _, what = line.partition(" - ")
+            kind, _, options = what.split(" ", 2)
+            version = 2 if kind == "cgroup2" else 1 if kind == "cgroup" and "memory" in options.split(",") else 0
+            if version in paths and (not self._version or version == 1):  # where there are both, 1 has the memory
+                root, top = place.split()[3:5]  # in a container the mount begins at the container's own group
+                within = paths[version].removeprefix(root) if root != "/" else paths[version]
+                directory = "/".join([top, within.strip("/")]).rstrip("/")
+                known = ".." not in within and os.path.isdir(directory)  # noqa: PTH112 - thin
+                self._version, self._top, self.directory = version, top, directory if known else top
+
+    def kills(self) -> int:
+        """How many processes of it the kernel has killed for want of memory; -1 if nobody knows."""
+        with contextlib.suppress(OSError, ValueError):
+            name = "memory.events" if self._version == 2 else "memory.oom_control"
+            for line in _text(f"{self.directory}/{name}").splitlines() if self._version else ():
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
+        return -1
+
+    def limit_bytes(self) -> int:
+        """The smallest bound of the group and those it is in; 0 if there is none."""
+        limits = []
+        with contextlib.suppress(OSError, ValueError):
+            if self._version == 1:
+                for line in _text(f"{self.directory}/memory.stat").splitlines():
+                    if line.startswith("hierarchical_memory_limit "):
+                        limits.append(int(line.split()[1]))
+            directory = self.directory
+            while self._version == 2 and directory.startswith(self._top):
+                with contextlib.suppress(OSError, ValueError):  # the top one has no such file; "max" is no number
+                    limits.append(int(_text(f"{directory}/memory.max")))
+                directory = directory.rpartition("/")[0]
+        return min((limit for limit in limits if limit < _NO_LIMIT), default=0)
+
+
+_NO_LIMIT = 1 << 60
+
+
+def _text(path: str) -> str:
+    with open(path, errors="replace") as file:  # noqa: PTH123 - thin
+        return file.read()
+
+
 def main(argv: list[str]) -> NoReturn:
     """Start the program after `--`, wait for it, report, and end as it did."""
     program = argv[argv.index("--") + 1 :] if "--" in argv else argv
@@ -131,6 +196,8 @@ class _Reporting:
             self._pipe = os.open(os.path.join(spool, RANKS_PIPE), os.O_WRONLY | os.O_NONBLOCK)  # noqa: PTH118
         except OSError:
             self._pipe = -1  # nobody listens: the launch has died
+        self._memory = MemoryGroup()
+        self._kills = self._memory.kills()
 
     def started(self, pid: int) -> None:
         group, ticks = os.getpgid(pid), start_ticks(pid)
@@ -152,6 +219,8 @@ class _Reporting:
             fields["exit_code"] = status
         if usage:
             fields.update(user_s=usage.ru_utime, system_s=usage.ru_stime, max_rss_bytes=usage.ru_maxrss * 1024)
+        if self._memory.kills() > self._kills >= 0:
+            fields.update(out_of_memory=True, memory_limit_bytes=self._memory.limit_bytes())
         number = self._append(**fields)
         self._note(f"ended {self._rank} {status} {number}")
 
