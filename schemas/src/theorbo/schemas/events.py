@@ -115,6 +115,10 @@ class ControlRequested(EventBase):
     reason: str = ""
     grace_s: float = 10.0
     """Between SIGTERM and SIGKILL of a cancel."""
+    principal: str = ""
+    """Of a REQUEST: whose key the client had (empty where there are none), for `by` is the client's own word."""
+    token: str = ""
+    """Of a REQUEST: by which the broker recognises it when it is asked again."""
 
 
 class JobSubmitted(EventBase):
@@ -321,6 +325,20 @@ class AgentGivenUp(EventBase):
     node: int = Field(ge=0, le=RANKS)
     host: str = ""
     reason: str
+    heard: FiniteFloat = 0.0
+    """When it was last heard, by the broker's clock; 0: never."""
+
+
+class ContactChanged(EventBase):
+    """The broker has not heard a peer for a while, or hears it again. It changes no state."""
+
+    kind: Literal["contact_changed"] = "contact_changed"
+    peer: str
+    """executor, agent:0 …"""
+    contact: Literal["alive", "suspect", "silent"]
+    previous: Literal["alive", "suspect", "silent"]
+    heard: FiniteFloat
+    """When it was last heard, by the broker's clock."""
 
 
 class Conservation(EventBase):
@@ -445,7 +463,7 @@ KnownEvent = Annotated[
     Union[  # noqa: UP007 - a list of alternatives reads better here
         ExecutionSubmitted, ExecutorAttached, JobSubmitted, JobChanged, LauncherGone, LauncherStarted, LauncherEnded,
         NodeLost, AgentStarted, AgentClosed, AgentGivenUp, RankStarted, RankEnded, RanksStopped, RanksContinued,
-        TaskFailed, ControlRequested, ControlAccepted, ControlDone, Loss, StateChanged, Conservation,
+        TaskFailed, ControlRequested, ControlAccepted, ControlDone, Loss, StateChanged, ContactChanged, Conservation,
         Log, Output, Progress, Metric, Usage, Data, Result,
     ],
     Field(discriminator="kind"),
@@ -477,9 +495,10 @@ def record_fields(event: EventBase) -> dict[str, Any]:
 
 
 __all__ = [
-    "AgentClosed", "AgentGivenUp", "AgentStarted", "Conservation", "ControlAccepted", "ControlDone", "ControlRequested",
-    "Data", "Event", "EventBase", "ExecutionSubmitted", "ExecutorAttached", "InvalidEvent", "JobChanged",
-    "JobSubmitted", "LauncherEnded", "LauncherGone", "LauncherStarted", "Log", "Loss", "Metric", "NodeLost",
-    "OUTPUT_KIND", "Output", "Part", "Progress", "RankEnded", "RankStarted", "RanksContinued", "RanksStopped",
-    "Result", "StateChanged", "TaskFailed", "UnknownEvent", "Usage", "decode_event", "record_fields",
+    "AgentClosed", "AgentGivenUp", "AgentStarted", "Conservation", "ContactChanged", "ControlAccepted",
+    "ControlDone", "ControlRequested", "Data", "Event", "EventBase", "ExecutionSubmitted", "ExecutorAttached",
+    "InvalidEvent", "JobChanged", "JobSubmitted", "LauncherEnded", "LauncherGone", "LauncherStarted", "Log", "Loss",
+    "Metric", "NodeLost", "OUTPUT_KIND", "Output", "Part", "Progress", "RankEnded", "RankStarted", "RanksContinued",
+    "RanksStopped", "Result", "StateChanged", "TaskFailed", "UnknownEvent", "Usage", "decode_event",
+    "record_fields",
 ]  # fmt: skip

@@ -379,7 +379,19 @@ LOSSES_AHEAD = 100
 are furthest ahead, and REWIND makes the sender report them again."""
 
 CONTROLS = 100
-"""Requests of one execution that an agent is told of when it says HELLO; the last ones count."""
+"""Requests for an end of one execution that an agent is told of when it says HELLO, and tokens by which the broker
+recognises a REQUEST that is asked again; the last ones count."""
+
+REQUESTS_UNDER_WAY = 1_000
+"""REQUESTs that wait for the journal, of all clients together; more are refused (`busy`)."""
+
+GRACE_MOST_S = 24 * 3600.0
+"""Longest time between SIGTERM and SIGKILL that a REQUEST may ask for: no checkpoint takes a day. One with more is
+refused (`malformed`)."""
+
+GIVEN_UP_AT_ONCE = 100
+"""Agents of lost nodes that are given up in one second, and contacts that are told: the broker's own words are few at
+a time. The others follow in the next second."""
 
 SUBSCRIPTIONS = 10_000
 """Subscriptions that one connection to the publishing socket sends in all its life. The one that sends more is
@@ -393,8 +405,15 @@ SUBSCRIPTION_BYTES = 16 * KIB
 sends a longer one."""
 
 HOSTS_SHOWN = 100
-"""Hosts of agents that a view of an execution names, and peers whose contact it tells, those not heard first. A
-listing has to fit into a message."""
+"""Hosts of agents and nodes that a view of an execution names, and peers whose contact it tells, those not heard
+first. A listing has to fit into a message."""
+
+SILENT_RANK_S = 60.0
+"""A rank that runs and of which nothing has come for this long is named in the view of its execution. Most of them
+only compute; but where one of many hangs it is the one that is silent."""
+
+SILENT_RANKS_SHOWN = 8
+"""Silent ranks that a view names, those silent for longest: the first one is what people look for."""
 
 REFUSED_ORIGINS = 1_000
 """Origins for which refusals are counted one by one; those of more are counted together as `others`."""

@@ -131,6 +131,7 @@ KIND_CHANNELS = {
     "control_done": Channel.SIGNALS,
     "loss": Channel.SIGNALS,
     "state_changed": Channel.SIGNALS,
+    "contact_changed": Channel.SIGNALS,
     "conservation": Channel.SIGNALS,
     # the rest
     "log": Channel.LOG,
@@ -167,6 +168,7 @@ KIND_SOURCES = {
     "control_done": frozenset({SourceKind.AGENT, SourceKind.EXECUTOR}),
     "loss": _REPORTERS | {SourceKind.BROKER},
     "state_changed": frozenset({SourceKind.BROKER}),
+    "contact_changed": frozenset({SourceKind.BROKER}),
     "conservation": frozenset({SourceKind.BROKER}),
 }
 """Who may report which signal. What another source says of this kind is kept, and is no evidence."""

@@ -1,29 +1,31 @@
 """From evidence to outcome: what the signals of an execution say about its state. Pure; needs pydantic.
 
 `Evidence.add` takes the signals one by one, in the order of their positions. `Evidence.state` is a
-function of what was added, by the precedence that stands in `_verdict`, first match wins:
-
-1. nothing could be started: FAILED, with the launcher's reason;
-2. all ranks ended well and the Task did not say that it failed: COMPLETED, whatever else was requested
-   or said (a launcher's exit code is no truth);
-3. a time limit was reached: TIMEDOUT;
-4. somebody cancelled: CANCELLED, by whom;
-5. the Task said that it failed: FAILED, with the last error of the source that failed first (that explains exit
-   codes which follow; and an uncaught exception weighs more than a result that could not be sent before);
-6. a rank ended badly: FAILED, with the first bad end (the others mostly follow from it);
-7. ranks without an end record: FAILED, with what the launcher said.
+function of what was added: before the end PENDING, RUNNING once all ranks have started, STOPPED while all
+that have not ended are held; at the end what `verdict` says, by the precedence that stands there.
 
 A rank whose own end record could not be written ended as the launcher says (`LauncherEnded.unrecorded`).
-The outcome is given once everything is delivered (`Evidence.delivered`).
+The outcome is given once everything is delivered (`Evidence.delivered`), or the agents that have not delivered
+are given up.
 """
 
 from __future__ import annotations
 
 import signal
+from collections import Counter
 
 from theorbo.schemas import events
 from theorbo.schemas.names import Channel, Source, SourceKind, Stream
 from theorbo.schemas.states import State
+from theorbo.schemas.verdict import asked, verdict
+
+_ENDING = ("cancel", "kill")
+
+_JOB_LIVES = frozenset({
+    "", "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT",
+    "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "UNKNOWN",
+})  # fmt: skip
+"""Words of batch schedulers for a job that has not ended, or of which nobody knows that it has."""
 
 
 class Evidence:
@@ -31,17 +33,33 @@ class Evidence:
 
     def __init__(self) -> None:
         self.submitted: events.ExecutionSubmitted | None = None
+        self.job: events.JobSubmitted | None = None
+        self.job_changed: events.JobChanged | None = None
+        """The last one."""
         self.launcher_started: events.LauncherStarted | None = None
         self.launcher_ended: events.LauncherEnded | None = None
         self.launcher_gone: events.LauncherGone | None = None
+        self.nodes_lost: dict[int, events.NodeLost] = {}
         self.agents_started: dict[int, events.AgentStarted] = {}
         self.agents_closed: dict[int, events.AgentClosed] = {}
+        self.agents_given_up: dict[int, events.AgentGivenUp] = {}
         self.ranks_started: dict[int, events.RankStarted] = {}
         self.ranks_ended: dict[int, events.RankEnded] = {}  # in the order of their positions
+        self.alive: set[int] = set()
+        """Ranks that have started and not ended."""
+        self.stopped: set[int] = set()
+        """Ranks that are held, as their agents say, and have not ended."""
+        self.running: set[int] = set()
+        """Those of `alive` that are not held."""
+        self.started_on = Counter[str]()
+        """How many ranks have started on a host."""
+        self.ended_on = Counter[str]()
         self.failure: tuple[Source, events.TaskFailed] | None = None
         """The last one of the source that failed first."""
         self.request: events.ControlRequested | None = None
-        """The first one, or the first for a time limit if there is one."""
+        """The first one for an end, or the first for a time limit if there is one."""
+        self.holds: dict[str, events.ControlRequested] = {}
+        """The last request to stop, and to continue."""
         self.lost_events = 0
 
     def add(self, source: Source, event: events.EventBase) -> None:
@@ -49,31 +67,76 @@ class Evidence:
         match event:
             case events.ExecutionSubmitted():
                 self.submitted = self.submitted or event
+            case events.JobSubmitted():
+                self.job = event
+            case events.JobChanged():
+                self.job_changed = event
             case events.LauncherStarted():
                 self.launcher_started = event
             case events.LauncherEnded():
                 self.launcher_ended = self.launcher_ended or event
                 for rank, status in event.unrecorded.items():
-                    self.ranks_ended.setdefault(rank, _unrecorded_end(status, event.time))
+                    self._rank_ended(rank, _unrecorded_end(status, event.time))
             case events.LauncherGone():
                 self.launcher_gone = self.launcher_gone or event
+            case events.NodeLost():
+                self.nodes_lost.setdefault(event.node, event)
             case events.AgentStarted():
                 self.agents_started[source.index] = event
             case events.AgentClosed():
                 self.agents_closed[source.index] = event
+            case events.AgentGivenUp():
+                self.agents_given_up[event.node] = event
             case events.RankStarted():
-                self.ranks_started[source.index] = event
+                self._rank_started(source.index, event)
             case events.RankEnded():
-                self.ranks_ended.setdefault(source.index, event)
+                self._rank_ended(source.index, event)
+            case events.RanksStopped():
+                self.stopped.update(rank for rank in event.ranks if rank < self.ranks and rank not in self.ranks_ended)
+                self.running.difference_update(event.ranks)
+            case events.RanksContinued():
+                self.stopped.difference_update(event.ranks)
+                self.running.update(self.alive.intersection(event.ranks))
             case events.TaskFailed():
                 if self.failure is None or self.failure[0] == source:
                     self.failure = source, event
             case events.ControlRequested():
-                limited = self.request is not None and self.request.cause == "time_limit"
-                if self.request is None or (event.cause == "time_limit" and not limited):
-                    self.request = event
+                self._requested(event)
             case events.Loss():
                 self.lost_events += event.count
+
+    def _rank_started(self, rank: int, event: events.RankStarted) -> None:
+        if rank not in self.ranks_started:
+            self.started_on[event.host] += 1
+            self.ended_on[event.host] += rank in self.ranks_ended
+        self.ranks_started[rank] = event
+        if rank not in self.ranks_ended:
+            self.alive.add(rank)
+            if rank not in self.stopped:
+                self.running.add(rank)
+
+    def _rank_ended(self, rank: int, event: events.RankEnded) -> None:
+        if rank in self.ranks_ended:
+            return
+        self.ranks_ended[rank] = event
+        if rank in self.ranks_started:
+            self.ended_on[self.ranks_started[rank].host] += 1
+        for ranks in (self.alive, self.stopped, self.running):
+            ranks.discard(rank)
+
+    def _requested(self, event: events.ControlRequested) -> None:
+        if event.action in ("stop", "continue"):
+            self.holds[event.action] = event
+        if event.action not in _ENDING or self._too_late(event):
+            return
+        limited = self.request is not None and self.request.cause == "time_limit"
+        if self.request is None or (event.cause == "time_limit" and not limited):
+            self.request = event
+
+    def _too_late(self, event: events.ControlRequested) -> bool:
+        """Whether everything had ended before somebody wanted an end: that is no reason for it."""
+        end = self.launcher_ended or self.launcher_gone
+        return end is not None and event.time > end.time
 
     @property
     def ranks(self) -> int:
@@ -83,12 +146,28 @@ class Evidence:
     @property
     def started(self) -> bool:
         """Whether every rank has started."""
-        return len(self.ranks_started) >= self.ranks
+        return len(self.ranks_started) >= self.ranks and all(rank in self.ranks_started for rank in range(self.ranks))
+
+    @property
+    def held(self) -> bool:
+        """Whether every rank that has not ended is held, and there is one."""
+        return bool(self.alive) and not self.running
 
     @property
     def ended(self) -> bool:
         """Whether launcher and ranks have ended as far as anyone saw; deliveries may still be under way."""
         return self.launcher_ended is not None or self.launcher_gone is not None
+
+    @property
+    def scheduler_state(self) -> str:
+        """How the batch scheduler says that the job has ended; empty if it does not, or there is none."""
+        said = (
+            self.launcher_ended.scheduler_state if self.launcher_ended else "",
+            self.launcher_gone.scheduler_state if self.launcher_gone else "",
+            self.job_changed.state if self.job_changed else "",
+        )
+        words = (text.split()[0] for text in said if text.strip())  # CANCELLED by 1000
+        return next((word for word in words if word not in _JOB_LIVES), "")
 
     @property
     def reported(self) -> dict[Stream, int]:
@@ -101,65 +180,39 @@ class Evidence:
         return streams
 
     @property
+    def expected_agents(self) -> int:
+        """How many agents there should be, as far as their end is to be waited for."""
+        if self.launcher_ended is None or self.launcher_started is None:
+            return 0  # the launcher died; only agents that did start can be waited for
+        return self.launcher_started.agents
+
+    @property
     def delivered(self) -> bool:
-        """Whether everything that will ever be reported is in the journal (agents close after that)."""
+        """Whether everything that will ever be reported is in the journal: agents close after that. One that was
+        given up is not waited for.
+        """
         if not self.ended:
             return False
-        expected = self.launcher_started.agents if self.launcher_started else 0
-        if self.launcher_ended is None:
-            expected = 0  # the launcher died; only agents that did start can be waited for
-        return len(self.agents_closed) >= expected and self.agents_started.keys() <= self.agents_closed.keys()
+        over = self.agents_closed.keys() | self.agents_given_up.keys()
+        return len(over) >= self.expected_agents and self.agents_started.keys() <= over
+
+    def forsaken(self, node: int) -> bool:
+        """Whether an agent that has not closed may be gone for good: its node, or the whole job, has."""
+        if not self.ended or node in self.agents_closed or node in self.agents_given_up:
+            return False
+        return node in self.nodes_lost or self.scheduler_state != ""
 
     def state(self, current: State) -> tuple[State, str]:
         """The state that follows from the evidence, and the reason in one sentence."""
         if self.delivered:
-            return self._verdict()
+            return verdict(self)
         if current is State.PENDING and self.started:
             return State.RUNNING, ""
+        if current is State.RUNNING and self.held:
+            return State.STOPPED, asked(self.holds.get("stop"))
+        if current is State.STOPPED and self.running:
+            return State.RUNNING, asked(self.holds.get("continue"))
         return current, ""
-
-    def _verdict(self) -> tuple[State, str]:
-        request = self.request
-        bad_ends = {rank: end for rank, end in self.ranks_ended.items() if end.exit_code != 0}
-        missing = [rank for rank in range(self.ranks) if rank not in self.ranks_ended]
-        if self.launcher_ended and self.launcher_ended.problem:
-            return State.FAILED, self.launcher_ended.problem
-        if not bad_ends and not missing and not self.failure:
-            return State.COMPLETED, ""
-        if request and request.cause == "time_limit":
-            return State.TIMEDOUT, request.reason
-        if request:
-            return State.CANCELLED, f"by {request.by}" + (f": {request.reason}" if request.reason else "")
-        if self.failure:
-            source, failure = self.failure
-            return State.FAILED, f"{self._who(source.rank)}{failure.error}"
-        if bad_ends:
-            rank, end = min(bad_ends.items(), key=lambda item: item[1].time)  # an agent reads file by file
-            return State.FAILED, f"{self._who(rank)}{_how(end)}{self._unrecorded(rank)}"
-        return State.FAILED, self._silence(missing)
-
-    def _who(self, rank: int | None) -> str:
-        return f"rank {rank}: " if rank is not None and self.ranks > 1 else ""
-
-    def _unrecorded(self, rank: int) -> str:
-        """What kept a rank from saying more, if anything did."""
-        if not self.launcher_ended or rank not in self.launcher_ended.unrecorded:
-            return ""
-        return f" (it could not report to its spool: {self.launcher_ended.unrecorded_why})"
-
-    def _silence(self, missing: list[int]) -> str:
-        said = ""
-        if self.launcher_ended:
-            said = f"the launcher ended with exit code {self.launcher_ended.exit_code}"
-            if self.launcher_ended.stderr.strip():
-                said += ": " + self.launcher_ended.stderr.strip().splitlines()[-1]
-        elif self.launcher_gone:
-            said = self.launcher_gone.reason
-        if len(missing) == self.ranks and not self.ranks_started:
-            return f"no rank started; {said}"
-        ranks = ", ".join(str(rank) for rank in missing[:8]) + (", …" if len(missing) > 8 else "")
-        plural = "s" if len(missing) > 1 else ""
-        return f"rank{plural} {ranks} ended without an end record (killed together with the launcher); {said}"
 
 
 def _unrecorded_end(status: int, time: float) -> events.RankEnded:
@@ -170,9 +223,3 @@ def _unrecorded_end(status: int, time: float) -> events.RankEnded:
     except ValueError:
         name = f"signal {-status}"
     return events.RankEnded(time=time, signal=name)
-
-
-def _how(end: events.RankEnded) -> str:
-    if end.problem:
-        return end.problem
-    return f"killed by {end.signal}" if end.signal else f"exit code {end.exit_code}"
