@@ -272,7 +272,8 @@ class TestTexts:
         assert view["state"] == "FAILED"
         assert len(view["reason"]) == BEGINNING_CHARACTERS
         assert len(view["hosts"]) == HOSTS_SHOWN
-        assert len(encode_json(**view)) < 40_000
+        assert len(view["nodes"]) == HOSTS_SHOWN
+        assert len(encode_json(**view)) < 60_000
 
     def test_contacts_that_are_shown_are_those_not_heard_for_longest(self, bus):
         for node in range(2 * HOSTS_SHOWN):

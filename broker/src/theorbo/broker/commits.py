@@ -8,6 +8,7 @@ from theorbo.broker.damage import Damage
 from theorbo.broker.deliveries import Deliveries, acknowledgement
 from theorbo.broker.executions import Execution
 from theorbo.broker.payloads import Payloads
+from theorbo.broker.requests import Requests
 from theorbo.broker.sessions import Sessions
 from theorbo.broker.signals import told_to_end
 from theorbo.broker.values import Batch, Committed, Instruction, Keep, Note, Publish, Send
@@ -15,7 +16,6 @@ from theorbo.broker.views import view
 from theorbo.schemas.frames import Command, Message
 from theorbo.schemas.limits import REFUSAL_CHARACTERS
 from theorbo.schemas.names import BROKER, Channel, Source
-from theorbo.schemas.states import State
 
 
 class Commits:
@@ -30,6 +30,7 @@ class Commits:
         cursors: Cursors,
         payloads: Payloads,
         damage: Damage,
+        requests: Requests,
     ) -> None:
         """`last_sequence` is the journal's last."""
         self.last_sequence = last_sequence
@@ -39,6 +40,7 @@ class Commits:
         self._cursors = cursors
         self._payloads = payloads
         self._damage = damage
+        self._requests = requests
 
     def committed(self, it: Committed, now: float) -> list[Instruction]:
         """Acknowledge, forward, publish; then what the signals among it lead to."""
@@ -58,7 +60,9 @@ class Commits:
             self._deliveries.committed(execution, batch)
             self._damage.committed(batch)
             execution.changed_at = now
-            if batch.source != BROKER:
+            if batch.source == BROKER:
+                stored += self._requests.committed(batch, now)
+            else:
                 streams[batch.execution, batch.source, batch.channel] = execution
             if batch.channel == Channel.SIGNALS:
                 moved, further = self._observe(execution, batch, now)
@@ -100,10 +104,12 @@ class Commits:
             out.append(Note("warning", text, {**fields, "signals": len(observed.invalid)}))
         agents = self._sessions.agents(execution.id) if observed.controls or execution.state is not before else []
         for control in observed.controls:
-            out += [Send(peer, Message(Command.CONTROL, *control)) for peer in agents]
+            out += [Send(agent.peer, Message(Command.CONTROL, *control)) for agent in agents]
         if execution.state is not before:
-            if execution.state is State.LOST:
-                out += [Send(peer, told_to_end(execution.id, execution.state, now)) for peer in agents]
+            if execution.state.final:
+                closed = execution.evidence.agents_closed
+                open_ones = [agent for agent in agents if agent.source and agent.source.index not in closed]
+                out += [Send(agent.peer, told_to_end(execution.id, execution.state, now)) for agent in open_ones]
             fields = {"execution": execution.id.hex(), "state": str(execution.state), "reason": execution.reason}
             out.append(Note("info", "state changed", fields))
             out += self.keep(execution, now)

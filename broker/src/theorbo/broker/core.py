@@ -19,9 +19,10 @@ The rules:
 
 `Core.handle` is the only way in. It asks for no time, opens no file and no socket, and never raises for
 what a peer has sent. Where to read on: `peers` and `sessions` for HELLO, `deliveries` for PUT and ACK, `executions` and
-`streams` for what is known of an execution, `cursors` for readers, `snapshots` and `views` for LIST and the
-beacon, `payloads` for attachments, `damage` for rows of the journal that cannot be read, `reminders` for what
-did not fit into a peer's queue, `commits` for what follows when something is on disk.
+`streams` for what is known of an execution, `requests` for REQUEST, `controls` for what agents hear of it, `contacts`
+and `forsaken` for silence, `cursors` for readers, `snapshots` and `views` for LIST and the beacon, `payloads` for
+attachments, `damage` for rows of the journal that cannot be read, `reminders` for what did not fit into a peer's
+queue, `commits` for what follows when something is on disk.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from theorbo.broker.deliveries import Deliveries
 from theorbo.broker.executions import Execution
 from theorbo.broker.payloads import Payloads
 from theorbo.broker.peers import Peers
+from theorbo.broker.requests import Requests
 from theorbo.broker.sessions import Session
 from theorbo.broker.values import (
     Append,
@@ -80,9 +82,9 @@ from theorbo.schemas.limits import (
 
 _COMMANDS = frozenset({
     Command.HELLO, Command.PING, Command.PUT, Command.ATTACH, Command.READ, Command.CREDIT, Command.CLOSE,
-    Command.LIST, Command.FETCH, Command.BYE,
+    Command.LIST, Command.FETCH, Command.REQUEST, Command.BYE,
 })  # fmt: skip
-_OF_AN_EXECUTION = frozenset({Command.HELLO, Command.PUT, Command.ATTACH, Command.READ})
+_OF_AN_EXECUTION = frozenset({Command.HELLO, Command.PUT, Command.ATTACH, Command.READ, Command.REQUEST})
 """For these the core has to know the execution; if it does not, it asks the journal first."""
 
 
@@ -101,6 +103,7 @@ class Core:
         self._payloads = Payloads()
         self._damage = Damage(self._deliveries)
         self._peers = Peers(broker, self._executions, self._cursors, self._payloads, now)
+        self._requests = Requests(self._deliveries, self._peers.sessions)
         self._beacon = snapshots.Beacon(broker)
         self._commits = Commits(
             last_sequence,
@@ -110,6 +113,7 @@ class Core:
             self._cursors,
             self._payloads,
             self._damage,
+            self._requests,
         )
         self._confirmed: dict[bytes, Execution] = {}
         """Executions whose Executor has confirmed more than the journal knows."""
@@ -243,6 +247,9 @@ class Core:
                 return [*self._payloads.attach(session, message)]
             case Command.FETCH:
                 return [*self._payloads.fetch(session, message)]
+            case Command.REQUEST:
+                execution = self._executions.get(message.header.execution)
+                return [*self._requests.ask(session, execution, message, now)]
             case _:  # BYE
                 self._peers.bye(session)
                 return self.confirmations()
@@ -323,9 +330,10 @@ class Core:
         return [*out, *self._peers.reminders.tick(self._executions, now), *self._cursors.tick(), beacon]
 
     def _expire(self, execution: Execution, now: float) -> list[Instruction]:
-        """LOST after silence; out of memory when nothing has happened since the end."""
+        """What silence leads to, LOST at last; out of memory when nothing has happened since the end."""
+        out: list[Instruction] = [*self._deliveries.own(execution, execution.own_words(now))]
         if execution.awaited:
-            return []
+            return out
         lost_after_s = self._lost_after_s
         if not execution.decided.final and now - execution.heard_at >= lost_after_s:
             reason = f"neither Executor nor agents have been heard for {lost_after_s:.0f} s"
@@ -338,4 +346,4 @@ class Core:
             return [*self._deliveries.own(execution, execution.give_up(reason, now))]
         if execution.state.final and now - execution.changed_at >= RECENT_S:
             del self._executions[execution.id]
-        return []
+        return out

@@ -30,6 +30,11 @@ class Deliveries:
         self._rewound: dict[tuple[bytes, Source, int], float] = {}
         """When a gap was last told, so that each of many batches behind one gap does not bring all of them again."""
 
+    @property
+    def full(self) -> bool:
+        """Whether nothing more should wait for the journal now."""
+        return self._pending_bytes > PENDING_JOURNAL_BYTES
+
     def put(
         self, session: Session, execution: Execution, header: Header, body: bytes, now: float
     ) -> list[Append | Send]:

@@ -11,13 +11,17 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from theorbo.broker.conservation import conservation
+from theorbo.broker.contacts import Contacts
+from theorbo.broker.controls import Controls
+from theorbo.broker.forsaken import Forsaken
 from theorbo.broker.signals import Control, in_short, unusable
 from theorbo.broker.streams import StreamHead
 from theorbo.broker.values import Batch, Past
 from theorbo.schemas import events
 from theorbo.schemas.errors import ProtocolError
 from theorbo.schemas.frames import ErrorCode, Flag
-from theorbo.schemas.limits import BEGINNING_CHARACTERS, CONSERVED_STREAMS, CONTROLS, STREAMS
+from theorbo.schemas.limits import BEGINNING_CHARACTERS, STREAMS
 from theorbo.schemas.names import BROKER, EXECUTOR, Channel, Source, SourceKind, Stream, topic
 from theorbo.schemas.outcome import Evidence
 from theorbo.schemas.records import RS, encode_record, split_body
@@ -60,9 +64,9 @@ class Execution:
         self.reason = ""
         self.started_at: float | None = None
         self.ended_at: float | None = None
-        self.controls: list[Control] = []
-        self.contacts: dict[str, float] = {}
-        """When each peer (`executor`, `agent:0` …) was last heard; who says BYE is taken out."""
+        self.controls = Controls()
+        self.contacts = Contacts()
+        self.forsaken = Forsaken()
         self.heard_at = now
         self.agents_heard_at = now
         self.changed_at = now
@@ -104,8 +108,10 @@ class Execution:
         self.decided = self.state
         self._final_accepted = self.state.final
         for index in self.evidence.agents_started.keys() - self.evidence.agents_closed.keys():
-            self.contacts[str(Source(SourceKind.AGENT, index))] = now
-        self.contacts[str(EXECUTOR)] = now
+            self.contacts.lease(Source(SourceKind.AGENT, index), now)
+        self.contacts.lease(EXECUTOR, now)
+        for rank in self.evidence.alive:
+            self.contacts.reported(rank, now)
         return self
 
     # --- speakers -------------------------------------------------------------------------------
@@ -167,6 +173,8 @@ class Execution:
         self.streams[batch.source, batch.channel].commit(batch.last)
         self.heads[batch.channel] = batch.last_position
         self.in_flight -= batch.source != BROKER
+        if batch.source.rank is not None:
+            self.contacts.reported(batch.source.rank, batch.time)
 
     @property
     def awaited(self) -> bool:
@@ -189,8 +197,9 @@ class Execution:
             self._take_over(batch.source, event, observed)
             if isinstance(event, events.ControlRequested):
                 header = batch.header()._replace(first=batch.first + offset, count=1, position=batch.position + offset)
-                observed.controls.append(Control(header, RS + text + b"\n"))
-        self.controls = [*self.controls, *observed.controls][-CONTROLS:]
+                control = Control(header, RS + text + b"\n")
+                observed.controls.append(control)
+                self.controls.add(control, event)
         return observed
 
     def _pass_losses(self, batch: Batch, observed: Observed) -> None:
@@ -223,6 +232,12 @@ class Execution:
                 self._stood(source, event.epoch, event.incarnation)
             case events.AgentStarted():
                 self._stood(source, event.epoch, event.incarnation)
+            case events.AgentClosed():
+                self.contacts.closed(source)
+            case events.ContactChanged():
+                self.contacts.told(event)
+            case events.ControlDone() if source.kind is SourceKind.AGENT:
+                self.controls.done(source.index, event.position)
 
     def _lose(self, loss: events.Loss) -> list[tuple[Source, int]]:
         """Numbers of a stream are lost; the stream, if that moves it."""
@@ -246,11 +261,12 @@ class Execution:
 
     @property
     def _agents_closed(self) -> bool:
-        """Whether all agents that have said HELLO have closed: with a launcher that has died its word is not there to
-        tell how many there are, and theirs may be on the way.
+        """Whether all agents that have said HELLO have closed, or were given up: with a launcher that has died its
+        word is not there to tell how many there are, and theirs may be on the way.
         """
-        agents = (source.index for source in self.speakers if source.kind is SourceKind.AGENT)
-        return self.evidence.launcher_ended is not None or self.evidence.agents_closed.keys() >= set(agents)
+        agents = {source.index for source in self.speakers if source.kind is SourceKind.AGENT}
+        over = self.evidence.agents_closed.keys() | self.evidence.agents_given_up.keys()
+        return self.evidence.launcher_ended is not None or over >= agents
 
     def decide(self, now: float) -> list[bytes]:
         """The records of the broker's own that now follow from the evidence, in order; mostly none."""
@@ -259,10 +275,19 @@ class Execution:
             after, reason = self.evidence.state(self.decided)
             if after.final and self.decided is State.PENDING and (self.evidence.started or after is State.COMPLETED):
                 after, reason = State.RUNNING, ""  # it did run, however briefly
+            if after is State.COMPLETED and self.decided is State.STOPPED:
+                after, reason = State.RUNNING, ""  # it must have been continued
             if after is self.decided or (after.final and not (self.settled and self._agents_closed)):
                 break
             records += self._change(after, reason, now)
         return records
+
+    def own_words(self, now: float) -> list[bytes]:
+        """To be asked each second: the records that follow from silence; mostly none."""
+        if self.decided.final or not self.heads:
+            return []
+        told = [*self.contacts.changes(now), *self.forsaken.given_up(self.evidence, self.contacts, now)]
+        return [encode_record(events.record_fields(event)) for event in told]
 
     def give_up(self, reason: str, now: float) -> list[bytes]:
         """The records of an execution that is LOST."""
@@ -280,29 +305,14 @@ class Execution:
         return [encode_record(events.record_fields(event)) for event in (*closing, changed)]
 
     def _conservation(self, now: float) -> list[events.Conservation]:
-        reported = self.evidence.reported
-        heads = {
-            Stream(source, Channel(channel)): head
-            for (source, channel), head in self.streams.items()
-            if source != BROKER
-        }
-        streams: dict[str, tuple[int, int]] = {}
-        for stream in sorted(reported.keys() | heads.keys()):
-            head = heads.get(stream, StreamHead())
-            streams[str(stream)] = max(reported.get(stream, 0), head.committed), head.delivered
-        items = list(streams.items())
-        starts = range(0, max(1, len(items)), CONSERVED_STREAMS)
-        *before, last = (dict(items[start : start + CONSERVED_STREAMS]) for start in starts)
-        return [
-            *(events.Conservation(time=now, streams=part) for part in before),
-            events.Conservation(time=now, streams=last, lost=self.evidence.lost_events),
-        ]
+        return conservation(self.evidence, self.streams, now)
 
     # --- peers ----------------------------------------------------------------------------------
 
     def heard(self, source: Source, now: float) -> None:
         """Somebody who speaks for the execution was heard."""
-        self.heard_at = self.contacts[str(source)] = now
+        self.heard_at = now
+        self.contacts.heard(source, now)
         if source.kind is SourceKind.AGENT:
             self.agents_heard_at = now
 
@@ -310,7 +320,8 @@ class Execution:
         """Everybody has a new lease: it was the broker that did not listen, or its clock that was set."""
         self.heard_at = self.agents_heard_at = now
         self.changed_at = now  # else a jump would take what has just ended out of the beacon
-        self.contacts = dict.fromkeys(self.contacts, now)
+        self.contacts.renew(now)
+        self.forsaken.renew(now)
 
     # --- words ----------------------------------------------------------------------------------
 

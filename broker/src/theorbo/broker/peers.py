@@ -69,7 +69,8 @@ class Peers:
             if execution.state.final:
                 out.append(Send(it.peer, told_to_end(execution.id, execution.state, now)))
             elif not execution.decided.final:
-                out += [Send(it.peer, Message(Command.CONTROL, *control)) for control in execution.controls]
+                controls = execution.controls.for_agent(session.source.index if session.source else 0)
+                out += [Send(it.peer, Message(Command.CONTROL, *control)) for control in controls]
         return out
 
     def hear(self, session: Session, now: float) -> None:
@@ -84,7 +85,7 @@ class Peers:
         """It has said BYE."""
         execution = self._executions.get(session.execution)
         if execution and session.source:
-            execution.contacts.pop(str(session.source), None)
+            execution.contacts.left(session.source)
         self._drop(session.peer)
 
     def expire(self, now: float, silence_s: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal, cast
 
 from theorbo.schemas.errors import ProtocolError
@@ -110,10 +110,8 @@ class Sessions:
             self._speaking.pop((session.execution, session.source), None)
         return session
 
-    def agents(self, execution: bytes) -> Iterable[bytes]:
-        """The peers of an execution's agents."""
+    def agents(self, execution: bytes) -> list[Session]:
+        """An execution's agents."""
         return [
-            session.peer
-            for session in self._sessions.values()
-            if session.role == "agent" and session.execution == execution
+            session for session in self._sessions.values() if session.role == "agent" and session.execution == execution
         ]

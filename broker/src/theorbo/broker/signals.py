@@ -46,6 +46,8 @@ def unusable(source: Source, event: events.EventBase) -> str | None:
                 Stream.parse(name)
         if isinstance(event, events.Loss) and event.first:
             _check_loss(source, event)
+        if isinstance(event, events.ControlRequested):
+            _check_request(source, event)
     except ValueError as error:
         return str(error)
     return None
@@ -59,6 +61,12 @@ def _check_loss(source: Source, loss: events.Loss) -> None:
     of_its_node = source.kind is SourceKind.AGENT and of.kind in (SourceKind.RANK, SourceKind.LAUNCHER)
     if not of_its_node and source not in (of, BROKER):
         raise ValueError(f"{source} cannot give up what {of} has reported")
+
+
+def _check_request(source: Source, request: events.ControlRequested) -> None:
+    """Raises ValueError if it is not for this source to want: an agent keeps time limits, and wants nothing else."""
+    if source.kind is SourceKind.AGENT and request.cause != "time_limit":
+        raise ValueError(f"{source} cannot request to {request.action}, but for a time limit")
 
 
 def told_to_end(execution: bytes, state: State, now: float) -> Message:

@@ -7,6 +7,7 @@ from typing import Any
 
 from theorbo.broker.executions import Execution
 from theorbo.broker.values import FindViews, Listed, Publish, Send, Wanted
+from theorbo.broker.views import OLDER
 from theorbo.broker.views import view as view_of
 from theorbo.schemas.errors import ProtocolError
 from theorbo.schemas.frames import NO_EXECUTION, Command, ErrorCode, Header, Message, decode_json, encode_json
@@ -43,8 +44,7 @@ def _text(wish: dict[str, Any], name: str) -> str | None:
 
 def listing(it: Listed, executions: Iterable[Execution], sequence: int, now: float) -> Send:
     """LISTING: views from the journal and of the executions in memory, of which the latter are newer."""
-    older = {"executor_epoch": 1, "executor_host": ""}  # views of former versions do not have these
-    views = {view["execution"]: {**older, **view} for view in it.views}
+    views = {view["execution"]: {**OLDER, **view} for view in it.views}
     for execution in executions:
         if execution.heads and (it.wanted.ended or not execution.state.final):
             view = view_of(execution, now)
