@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 
 import pytest
@@ -10,15 +11,27 @@ from hypothesis import strategies as st
 from theorbo.schemas.delivery import SendChunk
 from theorbo.schemas.errors import Refused
 from theorbo.schemas.frames import Command, ErrorCode, Flag, Header, Message, encode_json
-from theorbo.schemas.limits import DAMAGES_TOLD, MIB, REPORTS_HELD, SPOOL_BYTES, SPOOL_RESERVE_BYTES, WINDOW_BYTES
+from theorbo.schemas.limits import (
+    DAMAGES_TOLD,
+    END_S,
+    FIRST_LOOK_S,
+    GRACE_S,
+    LOOK_S,
+    MIB,
+    REPORTS_HELD,
+    SPOOL_BYTES,
+    SPOOL_RESERVE_BYTES,
+    STOP_S,
+    WINDOW_BYTES,
+)
 from theorbo.schemas.names import Channel, Source, SourceKind, Stream
 from theorbo.schemas.records import Attachment, drop_first, encode_record, split_body
 from theorbo.schemas.spool import Pressure
 from theorbo.task_runtime.agent_core import AgentCore, Life
-from theorbo.task_runtime.instructions import Complain, Forget, Report
-from theorbo.task_runtime.processes import Process
-from theorbo.task_runtime.rank_control import TellLauncher
+from theorbo.task_runtime.instructions import Complain, Forget, Inspect, Report, TellLauncher
+from theorbo.task_runtime.processes import Inspection, Process
 from theorbo.task_runtime.rank_ending import SendSignal
+from theorbo.task_runtime.stacks_signal import STACKS_SIGNAL
 
 EXECUTION = bytes(range(16))
 AGENT = Source(SourceKind.AGENT, 0)
@@ -97,6 +110,12 @@ class Node:
                 self.perform(self.core.written(len(self.files["agent-0.rec"])))
             else:
                 self.performed.append(each)
+
+    def ask(self, message, now):
+        """A message of the broker's; what is to be done but for reports, which are written."""
+        before = len(self.performed)
+        self.perform(self.core.handle(message, now))
+        return self.performed[before:]
 
     def look(self):
         for name, text in self.files.items():
@@ -325,7 +344,7 @@ def test_the_pressure_follows_from_what_is_not_delivered():
 def test_what_is_delivered_and_cannot_be_freed_still_counts():
     mark = [SPOOL_BYTES, {"stdout": 1}, 0, 0]
     files = {"rank-0.out": {"settled": mark, "kept": mark, "seen": [0, 0, 0], "inode": 0}}
-    core = AgentCore(EXECUTION, 0, {"files": files, "ranks": [], "journal": ""})
+    core = AgentCore(EXECUTION, 0, {"files": files, "control": {"ranks": []}, "journal": ""})
     core.resize("rank-0.out", SPOOL_BYTES)
     assert core.pressure(0, can_free=True) == Pressure.FREE
     assert core.pressure(0, can_free=False) == Pressure.FULL
@@ -522,22 +541,22 @@ def test_a_second_agent_knows_the_ranks_that_the_first_has_seen_start():
     node = running()
     node.start()
     node.round()
-    assert node.core.handle(control(grace_s=5), 100.0) == [TellLauncher(5.0)]
+    assert node.ask(control(grace_s=5), 100.0) == [TellLauncher(5.0)]
     assert signals(node.core.signals_due([PROGRAM], 100.0)) == [signal.SIGTERM]
 
 
 def test_the_brokers_own_kill_of_a_ghost_is_obeyed_as_often_as_it_comes():
     node = running()
-    assert node.core.handle(control(position=0, action="kill"), 100.0) == [TellLauncher(0.0)]
+    assert node.ask(control(position=0, action="kill"), 100.0) == [TellLauncher(0.0)]
     assert signals(node.core.signals_due([PROGRAM], 100.0)) == [signal.SIGKILL]
     node.perform(node.core.signals_due([], 100.1))
     node.append("rank-0.rec", STARTED)  # one that was being started
     node.round()
-    assert node.core.handle(control(position=0, action="kill"), 101.0) == [TellLauncher(0.0)]
+    assert node.ask(control(position=0, action="kill"), 101.0) == [TellLauncher(0.0)]
     assert signals(node.core.signals_due([PROGRAM], 101.0)) == [signal.SIGKILL]
     node.perform(node.core.signals_due([], 101.1))
     node.round()
-    assert node.journal.kinds(AGENT) == ["agent_started", "control_done"]
+    assert node.journal.kinds(AGENT) == ["agent_started", "control_accepted", "control_done"]
 
 
 @pytest.mark.parametrize("code", ["malformed", "too_large"])
@@ -663,7 +682,7 @@ def signals(instructions):
 
 def test_cancel_is_sigterm_then_sigkill_and_is_reported_when_done():
     node = running()
-    assert node.core.handle(control(grace_s=5), 100.0) == [TellLauncher(5.0)]
+    assert node.ask(control(grace_s=5), 100.0) == [TellLauncher(5.0)]
     assert signals(node.core.signals_due([PROGRAM], 100.0)) == [signal.SIGTERM]
     assert node.core.signals_due([PROGRAM], 104.0) == []
     assert signals(node.core.signals_due([PROGRAM], 105.0)) == [signal.SIGKILL]
@@ -677,7 +696,7 @@ def test_cancel_is_sigterm_then_sigkill_and_is_reported_when_done():
 
 def test_a_request_that_is_repeated_is_one_request():
     node = running()
-    assert len(node.core.handle(control(), 0.0)) == 1
+    assert node.ask(control(), 0.0) == [TellLauncher(GRACE_S)]
     assert node.core.handle(control(), 1.0) == []
     node.perform(node.core.signals_due([], 1.0))
     assert node.core.handle(control(), 2.0) == []
@@ -689,7 +708,7 @@ def test_a_request_that_is_repeated_is_one_request():
 
 def test_kill_is_sigkill_at_once():
     node = running()
-    assert node.core.handle(control(action="kill", grace_s=5), 0.0) == [TellLauncher(0.0)]
+    assert node.ask(control(action="kill", grace_s=5), 0.0) == [TellLauncher(0.0)]
     assert signals(node.core.signals_due([PROGRAM], 0.0)) == [signal.SIGKILL]
 
 
@@ -704,9 +723,9 @@ def test_a_rank_that_starts_after_the_request_is_ended_too():
 
 def test_a_request_that_is_under_way_at_the_end_is_done_by_then():
     node = Node()
-    node.core.handle(control(), 0.0)
+    node.ask(control(), 0.0)
     node.end()
-    assert node.journal.kinds(AGENT) == ["agent_started", "control_done", "agent_closed"]
+    assert node.journal.kinds(AGENT) == ["agent_started", "control_accepted", "control_done", "agent_closed"]
 
 
 def test_a_stranger_that_reports_nonsense_as_a_rank_harms_nobody():
@@ -737,3 +756,189 @@ def test_a_numbered_loss_is_told_though_what_waits_behind_it_fills_the_window():
     node.end()
     assert [loss["first"] for loss in node.losses()] == [6]
     assert node.core.life is Life.CLOSED
+
+
+# --- receipts ------------------------------------------------------------------------------------
+
+STANDING = PROGRAM._replace(state="T")
+
+
+def reported(node, *kinds):
+    """What the agent has reported of these kinds, as it stands in the journal."""
+    node.round()
+    texts = node.journal.streams.get(Stream(AGENT, Channel.SIGNALS), [])
+    return [fields for fields in map(json.loads, texts) if fields["kind"] in kinds]
+
+
+def look(node, *table, now=0.0):
+    """The signals that follow from a look at the process table."""
+    before = len(node.performed)
+    node.perform(node.core.signals_due(list(table), now))
+    return [each.number for each in node.performed[before:] if isinstance(each, SendSignal)]
+
+
+def stopped_node():
+    node = running()
+    node.ask(control(action="stop"), 100.0)
+    assert look(node, PROGRAM, now=100.0) == [signal.SIGSTOP]
+    for now in (100.1, 100.2):
+        assert look(node, STANDING, now=now) == []
+    return node
+
+
+def test_each_request_has_two_receipts_that_name_its_position():
+    node = stopped_node()
+    node.ask(control(position=9, action="continue"), 110.0)
+    assert look(node, STANDING, now=110.0) == [signal.SIGCONT]
+    look(node, PROGRAM, now=110.1)
+    receipts = reported(node, "control_accepted", "control_done", "ranks_stopped", "ranks_continued")
+    assert [(it["kind"], it.get("action"), it.get("position"), it.get("ranks")) for it in receipts] == [
+        ("control_accepted", "stop", 7, None), ("ranks_stopped", None, None, [0]), ("control_done", "stop", 7, None),
+        ("control_accepted", "continue", 9, None), ("ranks_continued", None, None, [0]),
+        ("control_done", "continue", 9, None),
+    ]  # fmt: skip
+    assert [it["deadline"] for it in receipts if "deadline" in it] == [100.0 + STOP_S, 110.0 + STOP_S]
+    assert not any(it.get("refused") for it in receipts)
+
+
+def test_the_process_table_is_read_only_while_something_is_to_be_done():
+    node = running()
+    assert node.core.control.look_at == math.inf
+    node.ask(control(action="stop"), 100.0)
+    waits, now = [], 100.0
+    for _ in range(12):
+        look(node, PROGRAM, now=now)
+        waits.append(node.core.control.look_at - now)
+        now = node.core.control.look_at
+    assert waits[0] == pytest.approx(FIRST_LOOK_S)
+    assert max(waits) == pytest.approx(LOOK_S)
+    node.ask(control(position=8, action="continue"), 200.0)
+    look(node, STANDING, now=200.0)
+    look(node, PROGRAM, now=200.1)
+    assert node.core.control.look_at == math.inf
+
+
+def test_what_does_not_stop_in_time_is_named_and_tried_on():
+    node = running()
+    node.ask(control(action="stop"), 100.0)
+    waiting = PROGRAM._replace(state="D")
+    look(node, waiting, now=100.0)
+    assert look(node, waiting, now=100.0 + STOP_S) == [signal.SIGSTOP]
+    (done,) = reported(node, "control_done")
+    assert done["refused"] == "not stopped in time, and tried on: rank 0: process 11, state D"
+    assert look(node, waiting, now=110.0) == [signal.SIGSTOP]
+    for now in (111.0, 112.0):
+        look(node, STANDING, now=now)
+    assert len(reported(node, "control_done")) == 1
+    assert [it["ranks"] for it in reported(node, "ranks_stopped")] == [[0]]
+
+
+def test_a_process_that_not_even_sigkill_ends_is_named():
+    node = running()
+    node.ask(control(grace_s=5), 100.0)
+    waiting = PROGRAM._replace(state="D")
+    for now in (100.0, 105.0, 105.0 + END_S):
+        look(node, waiting, now=now)
+    (done,) = reported(node, "control_done")
+    assert done["refused"] == "not even by SIGKILL ended: rank 0: process 11, state D"
+
+
+def test_a_stopped_rank_that_is_cancelled_gets_sigterm_and_then_sigcont():
+    node = stopped_node()
+    node.ask(control(position=9, grace_s=5), 110.0)
+    assert look(node, STANDING, now=110.0)[:2] == [signal.SIGTERM, signal.SIGCONT]
+    assert look(node, PROGRAM, now=110.1) == []
+    assert [it["ranks"] for it in reported(node, "ranks_continued")] == [[0]]
+    node.ask(control(position=10, action="stop"), 110.2)
+    assert look(node, PROGRAM, now=110.2) == []
+    assert reported(node, "control_done")[-1]["refused"] == "the ranks are being ended"
+
+
+def test_whoever_asks_last_has_it():
+    node = running()
+    node.ask(control(position=7, action="stop"), 100.0)
+    node.ask(control(position=8, action="continue"), 100.0)
+    node.ask(control(position=9, action="stop"), 100.0)
+    node.ask(control(position=10), 100.0)
+    assert look(node, PROGRAM, now=100.0) == [signal.SIGTERM]
+    assert [(it["position"], it["refused"]) for it in reported(node, "control_done")] == [
+        (7, "continued meanwhile"), (8, "stopped again meanwhile"), (9, "the ranks are being ended"),
+    ]  # fmt: skip
+
+
+def test_an_action_that_this_version_does_not_know_is_refused_and_ends_nothing():
+    node = running()
+    assert node.ask(control(action="explode"), 100.0) == []
+    assert look(node, PROGRAM, now=100.0) == []
+    (done,) = reported(node, "control_done")
+    assert done["refused"] == "this agent knows cancel, kill, stop, continue, stacks, and not 'explode'"
+
+
+def test_where_no_rank_runs_requests_are_answered_all_the_same():
+    node = Node()
+    node.ask(control(position=7, action="stop"), 100.0)
+    look(node, now=100.0)
+    node.ask(control(position=8, action="stacks"), 101.0)
+    look(node, now=101.0)
+    node.perform(node.core.inspected({}))
+    node.ask(control(position=9, grace_s=5), 102.0)
+    look(node, now=102.0)
+    look(node, now=107.0 + END_S)
+    assert [it["detail"] for it in reported(node, "control_done")] == [
+        "no rank runs on this node; those that start will be stopped", "no rank runs on this node",
+        "no rank has started on this node",
+    ]  # fmt: skip
+    node.core.end()
+    node.ask(control(position=10, action="stop"), 120.0)
+    node.end()
+    assert reported(node, "control_done")[-1]["refused"] == "all ranks of this node have ended"
+
+
+def test_stacks_are_asked_for_once_and_answered_by_what_was_found():
+    node = running()
+    node.ask(control(action="stacks"), 100.0)
+    out = node.core.signals_due([PROGRAM], 100.0)
+    assert out == [Inspect({0: [PROGRAM]})]
+    node.perform(node.core.inspected({0: [Inspection(PROGRAM, "python", 1, "", 1 << (STACKS_SIGNAL - 1))]}))
+    assert node.performed[-1] == SendSignal(PROGRAM, STACKS_SIGNAL)
+    assert node.core.signals_due([PROGRAM], 101.0) == []
+    assert reported(node, "control_done")[0]["detail"] == "stacks of rank 0 (1 processes) go to stderr"
+
+
+def test_a_second_agent_goes_on_with_what_the_first_had_accepted():
+    node = running()
+    node.ask(control(action="stop"), 100.0)
+    node.round()
+    node.start()  # not told again by the broker
+    node.round()
+    assert look(node, PROGRAM, now=101.0) == [signal.SIGSTOP]
+    for now in (101.1, 101.2):
+        look(node, STANDING, now=now)
+    assert [it["position"] for it in reported(node, "control_done")] == [7]
+    assert len(reported(node, "control_accepted")) == 1
+
+
+def test_a_second_agent_stops_what_starts_while_ranks_are_stopped_and_tells_nothing_twice():
+    node = stopped_node()
+    node.round()
+    node.start()
+    other = {"kind": "rank_started", "time": 1, "pid": 21, "host": "h", "parent_pid": 20, "process_group": 20}
+    node.append("rank-1.rec", encode_record({**other, "start_ticks": 6}))
+    node.round()
+    assert look(node, STANDING, Process(21, 20, 20, 6, "S"), now=120.0) == [signal.SIGSTOP]
+    for now in (120.1, 120.2):
+        look(node, STANDING, Process(21, 20, 20, 6, "T"), now=now)
+    assert [it["ranks"] for it in reported(node, "ranks_stopped")] == [[0], [1]]
+
+
+def test_a_second_agent_keeps_the_first_ones_deadline_and_does_not_say_sigterm_twice():
+    node = running()
+    node.ask(control(grace_s=5), 100.0)
+    assert look(node, PROGRAM, now=100.0) == [signal.SIGTERM]
+    node.round()
+    node.start()
+    assert node.core.resumed(103.0) == [TellLauncher(2.0)]
+    node.round()
+    assert look(node, PROGRAM, now=103.0) == []
+    assert node.core.handle(control(grace_s=5), 104.0) == []
+    assert look(node, PROGRAM, now=105.0) == [signal.SIGKILL]

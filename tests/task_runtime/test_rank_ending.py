@@ -43,3 +43,12 @@ def test_no_grace_kills_at_once_and_the_shortest_grace_holds():
     ending.request(0.0, 2.0)
     ending.request(10.0, 3.0)
     assert sent(ending.due({0: [ONE]}, 3.0)) == [(1, signal.SIGKILL)]
+
+
+def test_what_is_stopped_gets_sigcont_behind_sigterm_for_else_it_would_not_see_it():
+    ending = RankEnding()
+    ending.request(10.0, 0.0)
+    stopped = ONE._replace(state="T")
+    assert sent(ending.due({0: [stopped, HELPER]}, 0.0)) == [
+        (1, signal.SIGTERM), (3, signal.SIGTERM), (1, signal.SIGCONT),
+    ]  # fmt: skip

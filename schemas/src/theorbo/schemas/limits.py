@@ -216,6 +216,25 @@ LAUNCHER_STDERR_BYTES = 8 * KIB
 """What is kept of the end of the launcher's own output, for its end record: the last lines say why. What was before is
 dropped."""
 
+END_S = 5.0
+"""After SIGKILL processes of ranks have this long to be gone: those that wait for a dead file system do not go. Then
+the request is answered as not carried out, naming them; SIGKILL goes on being sent."""
+
+STOP_S = 5.0
+"""Ranks that are to stop, or to go on, are seen to do so within milliseconds, unless a process waits in the kernel.
+After this long the request is answered as not carried out, naming the processes."""
+
+STACKS_S = 5.0
+"""Stacks are asked for within this time, or it is answered that they could not be."""
+
+FIRST_LOOK_S = 0.02
+"""After something was done to ranks their processes are looked at after this long, then after pauses that are twice as
+long each, up to `LOOK_S`: reading the process table costs 0.1 ms a process."""
+
+PROCESSES_TOLD = 20
+"""Processes of ranks that an answer names one by one, for it has to fit into a line or two; of more it tells the
+number."""
+
 # --- journal -------------------------------------------------------------------------------
 JOURNAL_BYTES = 20 * GIB
 """Default retention by size: what a small disk can spare. Beyond it the oldest ended executions go first; open ones

@@ -11,8 +11,8 @@
             self.result = {"shots": 100}
 
 The in-process part (this module, `report`, `reporter`, `console`, `payload`, `task`, `parameters`, `loading`,
-`failure`, `logging_bridge`, `main`, `preflight`, `emit`) needs nothing but the standard library and runs in
-any Python from 3.9 on. Rules it keeps:
+`failure`, `logging_bridge`, `stacks_signal`, `main`, `preflight`, `emit`) needs nothing but the standard library and
+runs in any Python from 3.9 on. Rules it keeps:
 
 1. Reporting never raises, never waits for the network, and costs microseconds: one JSON text, one `write`.
 2. A call that has returned has either left its record in the spool or counted it as lost; what was left
@@ -28,14 +28,17 @@ from theorbo.task_runtime.task import Task
 
 
 def install(level: str = "INFO") -> None:
-    """Let `logging`, `warnings` and uncaught exceptions be reported: for scripts that are no `Task`.
+    """Let `logging`, `warnings` and uncaught exceptions be reported, and stacks on request (`theorbo stacks`): for
+    scripts that are no `Task`.
 
     (A Task that is run by `theorbo run` has it already.) `level` becomes the root logger's level unless the
     program has chosen one. May be called again.
     """
+    from theorbo.task_runtime import stacks_signal
     from theorbo.task_runtime.logging_bridge import install as install_bridge
 
     install_bridge(level)
+    stacks_signal.register()
 
 
 __all__ = ["Task", "log", "progress", "metric", "data", "result", "install"]

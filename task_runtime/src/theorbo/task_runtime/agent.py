@@ -45,8 +45,7 @@ from theorbo.task_runtime import processes
 from theorbo.task_runtime.agent_core import AgentCore, Life
 from theorbo.task_runtime.agent_process import LEAVE
 from theorbo.task_runtime.agent_spool import NodeSpool
-from theorbo.task_runtime.instructions import AgentInstruction, Complain, Forget, Report
-from theorbo.task_runtime.rank_control import TellLauncher
+from theorbo.task_runtime.instructions import AgentInstruction, Complain, Forget, Inspect, Report, TellLauncher
 from theorbo.task_runtime.rank_ending import SendSignal
 
 READY = b"ready\n"
@@ -75,9 +74,8 @@ class Agent:
         self._stopped = False
         self._alone = launcher is None  # nobody tells us the end, nor removes the spool
         self._started_at = time.time() - time.monotonic()
-        self._look_at = self._checkpoint_at = self._signals_at = self._pressure_at = 0.0
+        self._look_at = self._checkpoint_at = self._pressure_at = 0.0
         self._progress_at = self._now()  # when something was acknowledged last, or the ranks had ended
-        self._known_ranks: set[int] = set()
         self._said_ready = False
         self._polled: Any = None  # what pollers were made for
 
@@ -88,6 +86,7 @@ class Agent:
         self._wakeup = _wake_on_signals(self._on_signal)
         speaker = self._speaker
         self._perform(self._core.start(socket.gethostname(), __version__, speaker.epoch, speaker.incarnation))
+        self._perform(self._core.resumed(self._now()))
         try:
             if not self._takes_over:
                 self._open_link()
@@ -146,8 +145,7 @@ class Agent:
         if nap:
             self._poll(self._napping, BUSY_NAP_S)
         elif self._core.next_read() is None and self._core.life is not Life.CLOSED:
-            until = min(self._look_at, self._signals_at) if self._core.control.ending.requested else self._look_at
-            self._poll(self._awake, until - self._now())
+            self._poll(self._awake, min(self._look_at, self._core.control.look_at) - self._now())
         self._spool.look_at_changes()
 
     def _poll(self, poller: zmq.Poller, timeout_s: float) -> None:
@@ -230,8 +228,10 @@ class Agent:
             self._spool.forget(it.attachment)
         elif isinstance(it, SendSignal):
             processes.send_signal(it.process, it.number)
+        elif isinstance(it, Inspect):
+            found = {rank: list(filter(None, map(processes.inspect, many))) for rank, many in it.members.items()}
+            self._perform(self._core.inspected(found))
         elif isinstance(it, TellLauncher):
-            self._signals_at = 0.0
             self._tell_launcher(f"ending {it.grace_s:.3f}\n".encode())
         elif isinstance(it, Complain):
             print(f"theorbo agent: {it.text}", file=sys.stderr)
@@ -241,14 +241,10 @@ class Agent:
             self._link.send(message)
 
     def _signal_ranks(self, now: float) -> None:
-        """The process table is read when it matters: a request, a rank more or less, SIGKILL due, a tick."""
-        ending, ranks = self._core.control.ending, set(self._core.control.ranks)
-        if ending.kill_at is None or (ranks == self._known_ranks and now < self._signals_at):
-            return
-        self._known_ranks = ranks
-        self._signals_at = min(now + LOOK_S, ending.kill_at if ending.kill_at > now else now + LOOK_S)
-        self._perform(self._core.signals_due(processes.process_table(), now))
-        self._spool.write_reports()
+        """The process table is read only when something is to be done to ranks."""
+        if now >= self._core.control.look_at:
+            self._perform(self._core.signals_due(processes.process_table(), now))
+            self._spool.write_reports()
 
     # --- signals ------------------------------------------------------------------------------------
 

@@ -32,10 +32,10 @@ from theorbo.schemas.names import Channel, Source, SourceKind, Stream
 from theorbo.schemas.records import Attachment, attachments_of, split_body
 from theorbo.schemas.spool import Pressure, parse_spool_name, spool_name
 from theorbo.task_runtime.attachment_sending import AttachmentSending
-from theorbo.task_runtime.instructions import AgentInstruction, Complain, Forget, Report
+from theorbo.task_runtime.instructions import AgentInstruction, Complain, ControlInstruction, Forget, Report
 from theorbo.task_runtime.losses import Losses
 from theorbo.task_runtime.numbering import Numbering
-from theorbo.task_runtime.processes import Process
+from theorbo.task_runtime.processes import Inspection, Process
 from theorbo.task_runtime.rank_control import RankControl
 from theorbo.task_runtime.reading_order import Read, ReadingOrder
 from theorbo.task_runtime.spool_reader import Saved, SpoolFile, parse_checkpoint
@@ -50,6 +50,7 @@ class Life(enum.Enum):
     CLOSED = "closed"
 
 
+_CONTROL_KINDS = ("control_requested", "control_accepted", "control_done", "ranks_stopped", "ranks_continued")
 _FATAL = (ErrorCode.UNKNOWN_EXECUTION, ErrorCode.VERSION, ErrorCode.NOT_ALLOWED, ErrorCode.FENCED)
 
 
@@ -86,7 +87,7 @@ class AgentCore:
         """By file name; nothing of a checkpoint that cannot be understood (then all is read and sent again)."""
         try:
             files = {str(name): parse_checkpoint(fields) for name, fields in checkpoint["files"].items()}
-            self.control.restore(checkpoint["ranks"])
+            self.control.restore(checkpoint["control"])
             return files, str(checkpoint["journal"])
         except (ValueError, TypeError, KeyError, AttributeError):
             return {}, ""
@@ -98,11 +99,11 @@ class AgentCore:
                 kind = fields.get("kind")
                 if kind == "loss":
                     self._losses.recall(fields)
-                elif kind == "control_done":
+                elif kind in _CONTROL_KINDS:
                     self.control.recall(fields)
                 elif kind == "agent_closed":
                     self._closed = True
-            except (ValueError, TypeError, AttributeError, RecursionError):
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 continue  # torn, or of another version
 
     # --- reading --------------------------------------------------------------------------------
@@ -198,7 +199,7 @@ class AgentCore:
         elif message.command == Command.STORED:
             return self._handle_stored(Attachment(message.body.hex(), header.position), header.first, now)
         elif message.command == Command.CONTROL:
-            return [*self.control.request(message, now)] if self.life is Life.DELIVERING else []
+            return self._handle_control(message, now)
         elif message.command == Command.GOODBYE:
             self.delivery.disconnected()
         elif message.command == Command.REFUSED:
@@ -264,13 +265,28 @@ class AgentCore:
 
     # --- control --------------------------------------------------------------------------------
 
-    def signals_due(self, table: list[Process], now: float) -> list[AgentInstruction]:
-        """The signals that are due to members of ranks, by the present process table."""
-        signals, ended = self.control.due(table, now)
-        return [*signals, *(self._control_done() if ended else [])]
+    def resumed(self, now: float) -> list[AgentInstruction]:
+        """What follows at once from what an agent before has begun to do to ranks."""
+        return self._controlled(self.control.resumed(now)) if self.life is Life.DELIVERING else []
 
-    def _control_done(self) -> list[AgentInstruction]:
-        return [out for fields in self.control.done() for out in self._report(fields)]
+    def signals_due(self, table: list[Process], now: float) -> list[AgentInstruction]:
+        """What is due to be done to members of ranks, by the present process table. See `RankControl.look_at`."""
+        return self._controlled(self.control.due(table, now))
+
+    def inspected(self, found: dict[int, list[Inspection]]) -> list[AgentInstruction]:
+        """What members of ranks are doing, as `Inspect` has asked."""
+        return self._controlled(self.control.inspected(found))
+
+    def _handle_control(self, message: Message, now: float) -> list[AgentInstruction]:
+        if self.life is Life.DELIVERING:
+            return self._controlled(self.control.request(message, now))
+        return self._controlled(self.control.too_late(message)) if self.life is Life.ENDING else []
+
+    def _controlled(self, instructions: list[ControlInstruction]) -> list[AgentInstruction]:
+        out: list[AgentInstruction] = []
+        for it in instructions:
+            out += self._report(it.fields) if isinstance(it, Report) else [it]
+        return out
 
     # --- the end --------------------------------------------------------------------------------
 
@@ -288,7 +304,7 @@ class AgentCore:
             for file in others:
                 if file.read_to_end and not file.finished:
                     out += self.take(file, b"", now, final=True)
-            out += self._control_done()
+            out += self._controlled(self.control.done())
             if not out and self._own_is_read(own) and self.delivery.idle and all(file.finished for file in others):
                 out += self._close(others)
         elif self.life is Life.CLOSING and self._own_is_read(own) and self.delivery.idle:
@@ -350,14 +366,15 @@ class AgentCore:
         if not self._journal or (self._unwritten == 0 and not self.delivery.asking):
             self._journal = self.delivery.journal  # until then a second agent has to ask again
         files = {name: file.checkpoint() for name, file in self.files.items()}
-        return {"journal": self._journal, "ranks": self.control.checkpoint(), "files": files}
+        return {"journal": self._journal, "control": self.control.checkpoint(), "files": files}
 
     @property
     def wants_checkpoint(self) -> bool:
         """Whether the checkpoint is to be written now."""
-        return any(file.wants_checkpoint or file.begins for file in self.files.values())
+        return self.control.wants_checkpoint or any(f.wants_checkpoint or f.begins for f in self.files.values())
 
     def checkpoint_written(self) -> None:
         """The checkpoint file says what `checkpoint` says now."""
+        self.control.checkpoint_written()
         for file in self.files.values():
             file.checkpoint_written()

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Union
 
 from theorbo.schemas.delivery import Instruction
 from theorbo.schemas.records import Attachment
-from theorbo.task_runtime.rank_control import TellLauncher
+from theorbo.task_runtime.processes import Process
 from theorbo.task_runtime.rank_ending import SendSignal
 
 
@@ -22,10 +22,25 @@ class Forget(NamedTuple):
     attachment: Attachment
 
 
+class TellLauncher(NamedTuple):
+    """The ranks are being ended: say so to those that look (`spool.ask_for_end`), and to `theorbo launch`, which
+    should not outlive them by long.
+    """
+
+    grace_s: float
+
+
+class Inspect(NamedTuple):
+    """Find out what these processes of ranks are doing (`processes.inspect`); tell `AgentCore.inspected`."""
+
+    members: dict[int, list[Process]]
+
+
 class Complain(NamedTuple):
     """Say this on stderr, for the operator."""
 
     text: str
 
 
-AgentInstruction = Union[Instruction, Report, Forget, TellLauncher, SendSignal, Complain]
+ControlInstruction = Union[SendSignal, TellLauncher, Inspect, Report]
+AgentInstruction = Union[Instruction, Report, Forget, TellLauncher, SendSignal, Inspect, Complain]

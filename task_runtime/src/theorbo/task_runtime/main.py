@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from theorbo.schemas.errors import ExitStatus, UsageError
-from theorbo.task_runtime import failure, logging_bridge, report
+from theorbo.task_runtime import failure, logging_bridge, report, stacks_signal
 
 PARAMETERS_VARIABLE = "THEORBO_PARAMETERS"
 
@@ -26,6 +26,7 @@ def main(argv: list[str]) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)  # whole lines reach the spool as they are printed
     logging_bridge.install()
+    stacks_signal.register()
     code = _run(argv[0])
     if code != 0 and not failure.is_forked_child():
         _end_other_ranks(code)

@@ -21,6 +21,10 @@ from theorbo.task_runtime import wrapper
 from theorbo.task_runtime.wrapper import process_stat
 
 ENDED_STATES = frozenset("ZX")
+STOPPED_STATES = frozenset("Tt")
+"""By a signal, or by a debugger."""
+
+_INSPECTED_BYTES = 64 * 1024  # a page of /proc is shorter
 
 
 class RankProcess(NamedTuple):
@@ -40,6 +44,29 @@ class Process(NamedTuple):
     parent_pid: int
     group: int
     start_ticks: int
+    state: str = "R"
+    """As in /proc/PID/stat: R, S, D (waits, and heeds no signal), T (stopped) …"""
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether none of its threads runs, until SIGCONT."""
+        return self.state in STOPPED_STATES
+
+
+class Inspection(NamedTuple):
+    """What a process is doing, as far as it can be seen from outside."""
+
+    process: Process
+    command: str
+    threads: int
+    wait_channel: str
+    """Where in the kernel it waits; empty if it does not, or may not be known."""
+    caught: int
+    """Bit n - 1: it catches signal n."""
+
+    def catches(self, number: int) -> bool:
+        """Whether it has a handler for this signal."""
+        return bool(self.caught >> (number - 1) & 1)
 
 
 def process_table() -> list[Process]:
@@ -60,7 +87,29 @@ def _process(pid: int) -> Process | None:
         return None
     if fields[0] in ENDED_STATES:
         return None
-    return Process(pid, int(fields[1]), int(fields[2]), int(fields[19]))
+    return Process(pid, int(fields[1]), int(fields[2]), int(fields[19]), fields[0])
+
+
+def inspect(process: Process) -> Inspection | None:
+    """What this process is doing now; None if it has ended."""
+    now = _process(process.pid)
+    if now is None or now.start_ticks != process.start_ticks:
+        return None
+    status = dict(line.partition(":\t")[::2] for line in _proc_text(process.pid, "status").splitlines())
+    try:
+        threads, caught = int(status.get("Threads", "0")), int(status.get("SigCgt", "0"), 16)
+    except ValueError:
+        threads, caught = 0, 0
+    wait_channel = _proc_text(process.pid, "wchan").strip()
+    return Inspection(now, status.get("Name", "?"), threads, "" if wait_channel == "0" else wait_channel, caught)
+
+
+def _proc_text(pid: int, name: str) -> str:
+    try:
+        with open(f"/proc/{pid}/{name}", "rb") as file:  # noqa: PTH123 - often
+            return file.read(_INSPECTED_BYTES).decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def members(ranks: Iterable[RankProcess], table: list[Process]) -> dict[int, list[Process]]:

@@ -2,7 +2,8 @@
 
 Each rank gets SIGTERM once, with all its processes at that moment. What it starts afterwards to put its
 house in order is left alone until the grace is over; then everything gets SIGKILL until nothing is left.
-A rank that starts while the ending is under way is ended likewise.
+A rank that starts while the ending is under way is ended likewise. A process that is stopped would see SIGTERM only
+when somebody continues it, so it gets SIGCONT behind it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class RankEnding:
 
     def __init__(self) -> None:
         self._kill_at: float | None = None
-        self._told: set[int] = set()
+        self.told: set[int] = set()
+        """The ranks that have got SIGTERM."""
         self.killed: set[int] = set()
         """The ranks that needed SIGKILL."""
 
@@ -59,6 +61,10 @@ class RankEnding:
         if now >= self._kill_at:
             self.killed.update(rank for rank, living in members.items() if living)
             return [SendSignal(p, signal.SIGKILL) for living in members.values() for p in living]
-        untold = [rank for rank in members if rank not in self._told]
-        self._told.update(untold)
-        return [SendSignal(process, signal.SIGTERM) for rank in untold for process in members[rank]]
+        untold = [process for rank, living in members.items() if rank not in self.told for process in living]
+        self.told.update(rank for rank, living in members.items() if living)
+        stopped = [process for process in untold if process.is_stopped]
+        return [
+            *(SendSignal(process, signal.SIGTERM) for process in untold),
+            *(SendSignal(process, signal.SIGCONT) for process in stopped),
+        ]
