@@ -22,6 +22,7 @@ from theorbo.schemas.limits import (
     SPOOL_BYTES,
     SPOOL_RESERVE_BYTES,
     STOP_S,
+    TIME_LIMIT_SLACK_S,
     WINDOW_BYTES,
 )
 from theorbo.schemas.names import Channel, Source, SourceKind, Stream
@@ -32,6 +33,7 @@ from theorbo.task_runtime.instructions import Complain, Forget, Inspect, Report,
 from theorbo.task_runtime.processes import Inspection, Process
 from theorbo.task_runtime.rank_ending import SendSignal
 from theorbo.task_runtime.stacks_signal import STACKS_SIGNAL
+from theorbo.task_runtime.time_limit import TimeLimit
 
 EXECUTION = bytes(range(16))
 AGENT = Source(SourceKind.AGENT, 0)
@@ -942,3 +944,86 @@ def test_a_second_agent_keeps_the_first_ones_deadline_and_does_not_say_sigterm_t
     assert look(node, PROGRAM, now=103.0) == []
     assert node.core.handle(control(grace_s=5), 104.0) == []
     assert look(node, PROGRAM, now=105.0) == [signal.SIGKILL]
+
+
+# --- the time limit ------------------------------------------------------------------------------
+
+
+class LimitedNode(Node):
+    """Its time limit is over at 160, and its slack at 160 + TIME_LIMIT_SLACK_S."""
+
+    began_at = 100.0
+
+    def start(self):
+        limit = TimeLimit(60.0, grace_s=5.0)
+        self.core = AgentCore(EXECUTION, 0, self.checkpoint, self.files.get("agent-0.rec", b""), time_limit=limit)
+        self.perform(self.core.start("host", "1", now=self.began_at))
+        self.core.handle(self.journal.welcome(), 0.0)
+
+    def wait(self, now):
+        before = len(self.performed)
+        self.perform(self.core.advance(now))
+        return self.performed[before:]
+
+
+def limited():
+    node = LimitedNode()
+    node.append("rank-0.rec", STARTED)
+    node.round()
+    return node
+
+
+OVER = 160.0 + TIME_LIMIT_SLACK_S
+
+
+def test_an_agent_ends_the_ranks_itself_when_nobody_has_asked_some_time_after_the_time_limit():
+    node = limited()
+    assert node.wait(OVER - 0.1) == []
+    assert node.wait(OVER) == [TellLauncher(5.0)]
+    assert node.wait(OVER + 1) == []
+    assert look(node, PROGRAM, now=OVER) == [signal.SIGTERM]
+    assert look(node, PROGRAM, now=OVER + 5) == [signal.SIGKILL]
+    (requested,) = reported(node, "control_requested")
+    assert {key: requested[key] for key in ("action", "cause", "by", "reason", "grace_s")} == {
+        "action": "cancel", "cause": "time_limit", "by": "agent:0", "reason": "time limit of 60 s reached",
+        "grace_s": 5.0,
+    }  # fmt: skip
+
+
+def test_its_own_request_comes_back_with_a_position_and_has_its_receipts():
+    node = limited()
+    node.wait(OVER)
+    look(node, PROGRAM, now=OVER)
+    node.ask(control(position=12, grace_s=5), OVER + 1)
+    assert look(node, PROGRAM, now=OVER + 1) == []
+    look(node, now=OVER + 2)
+    accepted, done = reported(node, "control_accepted", "control_done")
+    assert (accepted["position"], accepted["deadline"]) == (12, OVER + 5 + END_S)
+    assert (done["position"], done["detail"]) == (12, "all ranks have ended")
+
+
+def test_where_somebody_has_asked_for_an_end_or_all_ranks_have_ended_no_limit_is_over():
+    asked = limited()
+    asked.ask(control(grace_s=100), 155.0)
+    assert asked.wait(OVER) == []
+    ended = limited()
+    ended.append("rank-0.rec", ENDED)
+    ended.round()
+    assert ended.wait(OVER) == []
+    stopped = limited()
+    stopped.ask(control(action="stop"), 155.0)
+    assert stopped.wait(OVER) == [TellLauncher(5.0)]
+
+
+def test_a_second_agent_counts_from_the_start_of_the_first_and_goes_on_with_the_end():
+    node = limited()
+    first, rest = node.files["agent-0.rec"].split(b'"time":0.0', 1)
+    node.files["agent-0.rec"] = first + b'"time":100.0' + rest
+    node.began_at = 150.0
+    node.checkpoint = None
+    node.start()
+    assert node.wait(OVER - 0.1) == []
+    assert node.wait(OVER) == [TellLauncher(5.0)]
+    node.start()
+    assert [type(it) for it in node.core.resumed(OVER + 1)] == [TellLauncher]
+    assert node.wait(OVER + 2) == []

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.task_runtime.launching import launch
+from theorbo.schemas.limits import TIME_LIMIT_SLACK_S
 from theorbo.task_runtime.processes import RankProcess, members, process_table
 from theorbo.task_runtime.wrapper import process_stat
 
@@ -218,3 +219,40 @@ def test_nothing_of_a_launch_is_left_when_it_is_ended_while_its_ranks_are_stoppe
     held.end()
     assert held.left_behind() == []
     assert not Path(held.spool).exists()
+
+
+COOPERATIVE = """
+from theorbo.task_runtime import Task, log
+
+class Refine(Task):
+    cooperative = True
+
+    def _run(self):
+        log("begun")
+        cycles = 0
+        while not self.cancelled():
+            cycles += 1
+        log("saved")
+        self.result = {"cycles": cycles}
+"""
+
+
+def test_a_cooperative_task_that_is_cancelled_keeps_its_result_and_is_cancelled(run, tmp_path):
+    (tmp_path / "refine.py").write_text(COOPERATIVE)
+    refining = run(PYTHON, "-m", "theorbo.task_runtime.main", f"{tmp_path}/refine.py:Refine", ranks=2)
+    refining.client.follow(lambda client: len(client.events("log")) == 2)
+    assert Asked(refining, "cancel", grace_s=30).done().detail == "all ranks have ended"
+    assert refining.client.follow_to_end() == ("CANCELLED", "by me")
+    assert [event.exit_code for event in refining.client.events("rank_ended")] == [3, 3]
+    assert sorted(refining.client.texts("rank:0", "log")) == ["begun", "saved"]
+    assert len(refining.client.events("result")) == 2
+
+
+def test_a_time_limit_holds_though_no_executor_asks_for_an_end(run):
+    limited = run(PYTHON, "-c", COUNTING, time_limit_s=0.5, grace_s=3.0)
+    assert limited.client.follow_to_end() == ("TIMEDOUT", "time limit of 0.5 s reached")
+    (requested,) = limited.client.events("control_requested", "agent:0")
+    assert (requested.by, requested.cause, requested.grace_s) == ("agent:0", "time_limit", 3.0)
+    (started,) = limited.client.events("agent_started")
+    assert requested.time - started.time == pytest.approx(0.5 + TIME_LIMIT_SLACK_S, abs=3)
+    assert limited.client.events("rank_ended")[0].signal == "SIGTERM"

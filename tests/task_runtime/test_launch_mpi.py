@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -41,10 +42,11 @@ def mpi(request, broker, tmp_path):
     environment = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "TMPDIR": "/tmp"}
     all_launched = []
 
-    def start(how):
+    def start(*how):
+        arguments = ("-c", PROGRAM, *how) if len(how) == 1 else how
         all_launched.append(
             launch(
-                broker.connection_file, tmp_path, str(python), "-c", PROGRAM, how, ranks=4, launcher=options,
+                broker.connection_file, tmp_path, str(python), *arguments, ranks=4, launcher=options,
                 environment=environment,
             )
         )  # fmt: skip
@@ -93,3 +95,45 @@ def test_cancel_ends_all_ranks_before_their_launcher(mpi):
     run.client.follow(lambda client: len(client.events("output")) == 4)
     run.client.report({"kind": "control_requested", "time": 0, "action": "cancel", "by": "tester", "grace_s": 5})
     assert ended(run) == (("CANCELLED", "by tester"), 1)
+
+
+COOPERATIVE = """
+import time
+from mpi4py import MPI
+from theorbo.task_runtime import Task, log
+
+class Refine(Task):
+    use_mpi = cooperative = True
+
+    def _run(self):
+        world, cycles = MPI.COMM_WORLD, 0
+        while not world.bcast(self.cancelled() if world.rank == 0 else None):
+            cycles += 1
+            if cycles == 3:
+                log("going")
+            time.sleep(0.01)
+        world.Barrier()
+        if world.rank == 0:
+            self.result = {"cycles": cycles}
+"""
+
+
+def test_mpi_ranks_are_stopped_continued_and_end_together_when_one_of_them_sees_the_cancellation(mpi, tmp_path):
+    (tmp_path / "refine.py").write_text(COOPERATIVE)
+    run = mpi("-m", "theorbo.task_runtime.main", f"{tmp_path}/refine.py:Refine")
+    run.client.follow(lambda client: len(client.events("log")) == 4)
+    for number, (action, ranks) in enumerate((("stop", "ranks_stopped"), ("continue", "ranks_continued"))):
+        request(run, action)
+        run.client.follow(lambda client, number=number: len(client.events("control_done")) > number)
+        assert sorted(rank for event in run.client.events(ranks) for rank in event.ranks) == [0, 1, 2, 3]
+    request(run, "cancel")
+    assert run.client.follow_to_end() == ("CANCELLED", "by me")
+    assert len(run.client.events("result")) == 1
+    assert {event.signal for event in run.client.events("rank_ended")} == {None}
+    assert run.client.events("task_failed") == []
+    run.end()
+    assert run.left_behind() == []
+
+
+def request(run, action):
+    run.client.report({"kind": "control_requested", "time": time.time(), "action": action, "by": "me", "grace_s": 30.0})

@@ -216,6 +216,10 @@ LAUNCHER_STDERR_BYTES = 8 * KIB
 """What is kept of the end of the launcher's own output, for its end record: the last lines say why. What was before is
 dropped."""
 
+TIME_LIMIT_SLACK_S = 5.0
+"""So long after a time limit an agent ends the ranks itself, if nobody has asked for it: the Executor that should have
+may be gone, or cut off. Where it is there it asks first: one request, and not one of each node."""
+
 END_S = 5.0
 """After SIGKILL processes of ranks have this long to be gone: those that wait for a dead file system do not go. Then
 the request is answered as not carried out, naming them; SIGKILL goes on being sent."""

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path  # at run time only where it is needed: every rank pays for what is imported here
 
 ATTACHMENTS = "attachments"
+CANCELLED = "cancelled"
+"""One byte, mapped by those who want to know whether an end was asked for: see `Cancelled`."""
 CHECKPOINT = "checkpoint"
 """What the agent's successor starts from; see `task_runtime.checkpoint`."""
 EPOCH = "epoch"
@@ -54,6 +56,13 @@ class Pressure:
     """The reserve is used up as well: everything is dropped and counted."""
 
 
+class Cancelled:
+    """Values of the byte that tells the ranks of a node whether an end was asked for."""
+
+    NO = b"0"
+    YES = b"1"
+
+
 def default_root() -> Path:
     """Where spools are made when the site has set nothing: the scheduler's node-local directory, else
     the temporary directory. Never /dev/shm by itself: it counts as the job's memory.
@@ -78,6 +87,7 @@ def make_spool(root: Path, execution: str) -> Path:
         own_directory(directory)
     try:
         _make(spool / PRESSURE, lambda _: Pressure.FREE)
+        _make(spool / CANCELLED, lambda _: Cancelled.NO)
         _make(spool / EPOCH, lambda descriptor: _epoch_text(0, descriptor))
     except OSError as error:
         raise Unavailable(f"cannot write to {spool}: {error.strerror}") from None
@@ -90,6 +100,16 @@ def _make(path: Path, content: Callable[[int], bytes]) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
             os.write(descriptor, content(descriptor))
+        finally:
+            os.close(descriptor)
+
+
+def tell_cancelled(spool: Path) -> None:
+    """Tell the ranks that look (`task_runtime.cancellation`) that they are to end. For good: nothing takes it back."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(spool / CANCELLED, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.pwrite(descriptor, Cancelled.YES, 0)  # in place: they have it mapped
         finally:
             os.close(descriptor)
 

@@ -32,6 +32,7 @@ from theorbo.schemas.limits import (
     BUSY_NAP_S,
     CHECKPOINT_S,
     CONNECT_S,
+    GRACE_S,
     LOOK_S,
     PRESSURE_S,
     SPOOL_BYTES,
@@ -40,13 +41,14 @@ from theorbo.schemas.limits import (
 from theorbo.schemas.link import Link
 from theorbo.schemas.names import Source, SourceKind, Speaker, new_incarnation
 from theorbo.schemas.records import split_body
-from theorbo.schemas.spool import checked_execution, take_epoch
+from theorbo.schemas.spool import checked_execution, take_epoch, tell_cancelled
 from theorbo.task_runtime import processes
 from theorbo.task_runtime.agent_core import AgentCore, Life
 from theorbo.task_runtime.agent_process import LEAVE
 from theorbo.task_runtime.agent_spool import NodeSpool
 from theorbo.task_runtime.instructions import AgentInstruction, Complain, Forget, Inspect, Report, TellLauncher
 from theorbo.task_runtime.rank_ending import SendSignal
+from theorbo.task_runtime.time_limit import TimeLimit
 
 READY = b"ready\n"
 """Said to `theorbo launch` once the broker has welcomed us. Then, when ranks are being ended:
@@ -58,17 +60,18 @@ class Agent:
 
     def __init__(
         self, spool: Path, broker: Path, node: int, launcher: socket.socket | None, spool_bytes: int = SPOOL_BYTES,
-        time_limit_s: float | None = None,
+        time_limit: TimeLimit | None = None,
     ) -> None:  # fmt: skip
         """Raises UsageError or Unavailable, if there is no such spool, or another agent delivers it."""
         execution, source = checked_execution(spool.name), Source(SourceKind.AGENT, node)
         self._spool = NodeSpool(spool, source)
         self._broker, self._launcher = broker, launcher
-        self._time_limit_s = time_limit_s
         epoch = take_epoch(spool, least=_last_epoch(self._spool.own_records) + 1)
         self._speaker = Speaker(execution, source, epoch, new_incarnation())
         self._takes_over = bool(self._spool.own_records)
-        self._core = AgentCore(execution, node, self._spool.checkpoint, self._spool.own_records, spool_bytes)
+        self._core = AgentCore(
+            execution, node, self._spool.checkpoint, self._spool.own_records, spool_bytes, time_limit
+        )
         self._spool.attach(self._core, self._perform)
         self._link: Link | None = None
         self._stopped = False
@@ -85,7 +88,8 @@ class Agent:
         """Deliver until the end. Raises Refused, ProtocolError, UsageError or Unavailable."""
         self._wakeup = _wake_on_signals(self._on_signal)
         speaker = self._speaker
-        self._perform(self._core.start(socket.gethostname(), __version__, speaker.epoch, speaker.incarnation))
+        who = (socket.gethostname(), __version__, speaker.epoch, speaker.incarnation)
+        self._perform(self._core.start(*who, now=self._now()))
         self._perform(self._core.resumed(self._now()))
         try:
             if not self._takes_over:
@@ -232,6 +236,7 @@ class Agent:
             found = {rank: list(filter(None, map(processes.inspect, many))) for rank, many in it.members.items()}
             self._perform(self._core.inspected(found))
         elif isinstance(it, TellLauncher):
+            tell_cancelled(self._spool.path)
             self._tell_launcher(f"ending {it.grace_s:.3f}\n".encode())
         elif isinstance(it, Complain):
             print(f"theorbo agent: {it.text}", file=sys.stderr)
@@ -298,14 +303,20 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--time-limit-s", type=float, metavar="SECONDS", help="of the execution, kept also when its Executor is gone"
     )
+    parser.add_argument(
+        "--grace-s", type=float, default=GRACE_S, metavar="SECONDS",
+        help=f"between SIGTERM and SIGKILL when it is over, {GRACE_S:g} if not given",
+    )  # fmt: skip
     parser.add_argument("--launcher-fd", type=int, metavar="N", help=argparse.SUPPRESS)  # a socket; see READY
     arguments = parser.parse_args(argv)
+    limit_s = arguments.time_limit_s
+    time_limit = None if limit_s is None else TimeLimit(limit_s, arguments.grace_s)
     launcher = None if arguments.launcher_fd is None else socket.socket(fileno=arguments.launcher_fd)
     if launcher:
         launcher.set_inheritable(False)
     agent = Agent(
         arguments.spool.absolute(), arguments.broker, arguments.node, launcher, arguments.spool_bytes,
-        arguments.time_limit_s,
+        time_limit,
     )  # fmt: skip
     return agent.run()
 

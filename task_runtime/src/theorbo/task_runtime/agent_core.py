@@ -39,6 +39,7 @@ from theorbo.task_runtime.processes import Inspection, Process
 from theorbo.task_runtime.rank_control import RankControl
 from theorbo.task_runtime.reading_order import Read, ReadingOrder
 from theorbo.task_runtime.spool_reader import Saved, SpoolFile, parse_checkpoint
+from theorbo.task_runtime.time_limit import TimeLimit
 
 
 class Life(enum.Enum):
@@ -64,6 +65,7 @@ class AgentCore:
         checkpoint: Any = None,
         own_records: bytes = b"",
         spool_bytes: int = SPOOL_BYTES,
+        time_limit: TimeLimit | None = None,
     ) -> None:
         """`checkpoint` and `own_records` are what an earlier agent of this spool has left, if there was one."""
         self.life = Life.DELIVERING
@@ -80,6 +82,7 @@ class AgentCore:
         self._attachments = AttachmentSending(execution)
         self._unwritten = 0  # reports that do not stand in our file yet
         self._spool_bytes = spool_bytes
+        self._time_limit = time_limit
         self._reserve_bytes = min(SPOOL_RESERVE_BYTES, spool_bytes // 4)
         self._recall(own_records)
 
@@ -97,7 +100,9 @@ class AgentCore:
             try:
                 fields = json.loads(text)
                 kind = fields.get("kind")
-                if kind == "loss":
+                if kind == "agent_started" and self._time_limit:
+                    self._time_limit.begin(float(fields["time"]))
+                elif kind == "loss":
                     self._losses.recall(fields)
                 elif kind in _CONTROL_KINDS:
                     self.control.recall(fields)
@@ -282,6 +287,15 @@ class AgentCore:
             return self._controlled(self.control.request(message, now))
         return self._controlled(self.control.too_late(message)) if self.life is Life.ENDING else []
 
+    def _keep_time_limit(self, now: float) -> list[AgentInstruction]:
+        """What the Executor should have asked for, if it is there."""
+        limit, control = self._time_limit, self.control
+        ended = control.ending.requested or (control.seen and not control.ranks)
+        if limit is None or ended or not limit.is_over(now):
+            return []
+        requested = self._report(limit.request(by=str(self.source)))
+        return [*requested, *self._controlled(control.end_by_ourselves(limit.grace_s, now))]
+
     def _controlled(self, instructions: list[ControlInstruction]) -> list[AgentInstruction]:
         out: list[AgentInstruction] = []
         for it in instructions:
@@ -300,7 +314,9 @@ class AgentCore:
         out = [out for fields in self._losses.further(self._unwritten) for out in self._report(fields)]
         others = [file for file in self.files.values() if file.name != self.own_name]
         own = self.files.get(self.own_name)
-        if self.life is Life.ENDING:
+        if self.life is Life.DELIVERING:
+            out += self._keep_time_limit(now)
+        elif self.life is Life.ENDING:
             for file in others:
                 if file.read_to_end and not file.finished:
                     out += self.take(file, b"", now, final=True)
@@ -327,8 +343,12 @@ class AgentCore:
         streams = {str(stream): number for stream, number in counts.items()}
         return [*out, *self._report({"kind": "agent_closed", "streams": streams})]
 
-    def start(self, host: str, version: str, epoch: int = 1, incarnation: str = "") -> list[AgentInstruction]:
+    def start(
+        self, host: str, version: str, epoch: int = 1, incarnation: str = "", now: float = 0.0
+    ) -> list[AgentInstruction]:
         """Say that this agent is there; unless an earlier one has said its last word already."""
+        if self._time_limit:
+            self._time_limit.begin(now)
         who = {"host": host, "version": version, "epoch": epoch, "incarnation": incarnation}
         return [] if self._closed else self._report({"kind": "agent_started", **who})
 

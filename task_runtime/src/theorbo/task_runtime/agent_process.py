@@ -28,13 +28,14 @@ class AgentProcess:
     def __init__(
         self, spool: Path, *, broker: Path, connection: dict[str, Any] | None, node: int, spool_bytes: int,
         time_limit_s: float | None,
+        grace_s: float,
     ) -> None:  # fmt: skip
         """`connection`: what the connection file `broker` says, should that not be visible on this machine."""
         self._spool = spool
         self._broker, self._connection = broker, connection
         self._options = ["--node", str(node), "--spool-bytes", str(spool_bytes)]
         if time_limit_s is not None:
-            self._options += ["--time-limit-s", str(time_limit_s)]
+            self._options += ["--time-limit-s", str(time_limit_s), "--grace-s", str(grace_s)]
         self._process: subprocess.Popen[bytes] | None = None
         self.socket: socket.socket | None = None
         """Readable when the agent says something, or has ended; None if it has."""

@@ -23,7 +23,7 @@ class Forget(NamedTuple):
 
 
 class TellLauncher(NamedTuple):
-    """The ranks are being ended: say so to those that look (`spool.ask_for_end`), and to `theorbo launch`, which
+    """The ranks are being ended: say so to those that look (`spool.tell_cancelled`), and to `theorbo launch`, which
     should not outlive them by long.
     """
 

@@ -66,7 +66,7 @@ class Launch(Keeper):
         self._broker = Path(plan.broker).absolute()
         agent = AgentProcess(
             spool, broker=self._broker, connection=plan.connection, node=HERE, spool_bytes=plan.spool_bytes,
-            time_limit_s=plan.time_limit_s,
+            time_limit_s=plan.time_limit_s, grace_s=plan.grace_s,
         )  # fmt: skip
         super().__init__(spool, ranks_pipe, self._core, agent)
         self._nodes = [NodeCommand(start) for start in plan.nodes]

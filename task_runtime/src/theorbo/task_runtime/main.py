@@ -1,7 +1,8 @@
 """Runs a Task: `python -m theorbo.task_runtime.main SPEC`, its parameters as JSON in THEORBO_PARAMETERS.
 
 Exit status: 0 if all went well; 1 if the Task raised, could not be loaded, or a part of its result could not be
-sent (each reported as `task_failed`); else what the Task gave to `sys.exit`.
+sent (each reported as `task_failed`); 3 if the Task ended well because it has seen that it was cancelled; else what it
+gave to `sys.exit`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 from typing import Any
 
 from theorbo.schemas.errors import ExitStatus, UsageError
-from theorbo.task_runtime import failure, logging_bridge, report, stacks_signal
+from theorbo.task_runtime import cancellation, failure, logging_bridge, report, stacks_signal
 
 PARAMETERS_VARIABLE = "THEORBO_PARAMETERS"
 
@@ -30,14 +31,18 @@ def main(argv: list[str]) -> int:
     code = _run(argv[0])
     if code != 0 and not failure.is_forked_child():
         _end_other_ranks(code)
-    return code
+    # Other ranks of a cancelled Task end by themselves, if only because one that looks has told them.
+    return ExitStatus.CANCELLED if code == 0 and cancellation.heeded() else code
 
 
 def _run(spec: str) -> int:
     try:
         from theorbo.task_runtime.loading import load_task
 
-        load_task(spec)(_given_parameters()).run()
+        task = load_task(spec)(_given_parameters())
+        if task.cooperative:
+            cancellation.heed_sigterm()
+        task.run()
     except KeyboardInterrupt:
         raise
     except SystemExit as ending:

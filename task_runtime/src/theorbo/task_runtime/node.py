@@ -94,7 +94,7 @@ class Node(Keeper):
         self._core = NodeSupervision(grace_s=plan.grace_s, sweep=plan.sweep)
         agent = AgentProcess(
             spool, broker=Path(plan.broker), connection=plan.connection, node=number,
-            spool_bytes=plan.spool_bytes, time_limit_s=plan.time_limit_s,
+            spool_bytes=plan.spool_bytes, time_limit_s=plan.time_limit_s, grace_s=plan.grace_s,
         )  # fmt: skip
         super().__init__(spool, ranks_pipe, self._core, agent)
 

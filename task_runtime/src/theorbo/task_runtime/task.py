@@ -31,6 +31,26 @@ class Task:
     use_mpi: bool = False
     """Whether the ranks are to be started by mpiexec, and not as single processes."""
 
+    cooperative: bool = False
+    """Whether the Task looks at `cancelled()` and ends by itself: then SIGTERM does not end it.
+
+    ::
+
+        class Refine(Task):
+            cooperative = True
+
+            def _run(self):
+                for cycle in range(1000):
+                    self.model = refine(self.model)
+                    if self.cancelled():
+                        break
+                save(self.model)
+                self.result = {"cycles": cycle + 1}
+
+    The result is kept, and the state is CANCELLED (TIMEDOUT, if it was a time limit). After the grace SIGKILL comes.
+    Programs that it has started by itself get SIGTERM as well.
+    """
+
     parameters: Any
     """What the Task was given, as an instance of `Parameters`."""
 
@@ -48,6 +68,16 @@ class Task:
         from theorbo.task_runtime.parameters import build_parameters
 
         self.parameters = build_parameters(getattr(self, "Parameters", None), parameters)
+
+    def cancelled(self) -> bool:
+        """Whether somebody has asked for an end: a user, a time limit, a batch scheduler. Costs about a microsecond.
+
+        Each rank is told on its own, and not all at the same moment: ranks that have to agree on where to stop must
+        ask one of them (`comm.bcast(self.cancelled())`).
+        """
+        from theorbo.task_runtime import cancellation
+
+        return cancellation.cancelled()
 
     def run(self) -> None:
         """Prepare, run, finish, and report the result."""
