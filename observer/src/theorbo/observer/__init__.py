@@ -1,4 +1,4 @@
-"""Clients that watch: see `watch`, `watch_async` and `replay`."""
+"""Clients that watch, and ask for something to be done: see `watch`, `watch_async`, `replay` and `request`."""
 
 from theorbo.observer.client import (
     BrokerAway,
@@ -11,5 +11,9 @@ from theorbo.observer.client import (
     watch_async,
 )
 from theorbo.observer.replaying import replay
+from theorbo.observer.requesting import RequestOutcome, request
 
-__all__ = ["BrokerAway", "BrokerBack", "Item", "Missed", "Observation", "Snapshot", "replay", "watch", "watch_async"]
+__all__ = [
+    "BrokerAway", "BrokerBack", "Item", "Missed", "Observation", "RequestOutcome", "Snapshot", "replay", "request",
+    "watch", "watch_async",
+]  # fmt: skip

@@ -29,12 +29,17 @@ COMMANDS = {
     "ps": ("theorbo-observer", "list executions and their states"),
     "result": ("theorbo-observer", "show or save the results of an execution"),
     "replay": ("theorbo-observer", "show the events of an execution once more"),
+    "cancel": ("theorbo-observer", "end an execution, on all its nodes"),
+    "stop": ("theorbo-observer", "hold all ranks of an execution"),
+    "continue": ("theorbo-observer", "let the ranks of a stopped execution go on"),
+    "stacks": ("theorbo-observer", "have all ranks write where they are"),
     "broker": ("theorbo-broker", "run the broker in the middle"),
     "journal": ("theorbo-broker", "check, export, compact or recover a broker's journal"),
     "launch": ("theorbo-task-runtime", "start agents and ranks on this node (called by run)"),
     "node": ("theorbo-task-runtime", "keep the agent of another machine (called by launch)"),
     "agent": ("theorbo-task-runtime[agent]", "deliver a node's spool to the broker (called by launch)"),
     "emit": ("theorbo-task-runtime", "report from a shell script"),
+    "doctor": ("theorbo-schemas[link]", "find out why this host does not reach the broker, or cannot run Tasks"),
     "schema": ("theorbo-schemas[models]", "print the JSON Schema of the lines that --json shows"),
 }
 """What there is, in which distribution, and what for; shown also for what is not installed here."""
@@ -154,7 +159,8 @@ def _help(installed: set[str]) -> str:
     lines += [
         "",
         "Exit status: 0 completed, 1 failed, 2 wrong usage, 3 cancelled, 4 timed out, 5 lost,",
-        "6 broker unreachable or something on this machine is missing.",
+        "6 broker unreachable or something on this machine is missing, 7 not everybody has answered a request in",
+        "time, 8 theorbo doctor has found trouble.",
     ]
     return "\n".join(lines)
 

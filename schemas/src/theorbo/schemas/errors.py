@@ -7,6 +7,7 @@
     ├── ProtocolError      the peer sent what the protocol does not allow
     ├── Refused            the broker understood, and said no
     ├── Unavailable        the world failed us: no broker, no disk, no permission
+    ├── Unanswered         what was requested stands, and not everybody has said that it is done
     └── InternalError      a bug of ours; please report it
 """
 
@@ -34,6 +35,8 @@ class ExitStatus(enum.IntEnum):
     TIMEDOUT = 4
     LOST = 5
     UNAVAILABLE = 6
+    UNANSWERED = 7
+    TROUBLE = 8
     INTERNAL = 70
 
 
@@ -81,6 +84,13 @@ class Unavailable(TheorboError):
 
     fault = Fault.WORLD
     exit_status = ExitStatus.UNAVAILABLE
+
+
+class Unanswered(TheorboError):
+    """A request is in the journal, but not all of those whom it concerns have answered in the time they have."""
+
+    fault = Fault.WORLD
+    exit_status = ExitStatus.UNANSWERED
 
 
 class InternalError(TheorboError):

@@ -298,6 +298,23 @@ number of events is kept, and they count as not told."""
 RESULTS_PAGE = 50
 """Results that are read from the journal in one go, so that at most this many records are in memory."""
 
+# --- requests -----------------------------------------------------------------------------------
+RECEIPT_S = 10.0
+"""Whoever has requested something of an execution waits this long for an agent to say that it has begun, and this much
+longer than the deadline it has stated for its last word. Then the command ends and names who has not answered; what was
+requested stands."""
+
+RECEIPT_MOST_S = 24 * 3600.0
+"""An agent that states a deadline further away than this is believed this much."""
+
+SETTLE_S = 3.0
+"""When all nodes have carried out a stop (or continue), the state STOPPED (RUNNING) is waited for this long: it follows
+at once, but not where ranks have not started yet or have ended meanwhile."""
+
+STACKS_QUIET_S = 1.0
+"""When all nodes have done their part for stack dumps, and no further line of one has come for this long, there are no
+more: ranks write them at once, and their agents look each second."""
+
 # --- Executor ------------------------------------------------------------------------------
 PARAMETERS_BYTES = 64 * KIB
 """Largest JSON text of a Task's parameters: Linux takes 128 KiB in one environment variable, and the

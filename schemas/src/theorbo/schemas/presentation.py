@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from theorbo.schemas import events
@@ -18,9 +18,10 @@ from theorbo.schemas.frames import Flag, Header
 from theorbo.schemas.names import Channel
 from theorbo.schemas.records import LF, RS, encode_record, split_body
 
-BOOKKEEPING_KINDS = frozenset(
-    {"launcher_started", "launcher_ended", "agent_started", "agent_closed", "rank_started", "conservation"}
-)
+BOOKKEEPING_KINDS = frozenset({
+    "launcher_started", "launcher_ended", "agent_started", "agent_closed", "rank_started", "conservation",
+    "ranks_stopped", "ranks_continued", "usage",
+})  # fmt: skip
 """Kinds that `--json` shows and plain output leaves out unless it is asked for them."""
 
 RESERVED_FIELDS = frozenset({"sequence", "journaled", "late", "redelivered"})
@@ -42,9 +43,10 @@ def style_of(event: events.EventBase) -> str:
 
 
 _STYLES: tuple[tuple[tuple[type[events.EventBase], ...], str], ...] = (
-    ((events.TaskFailed, events.RankEnded, events.Loss, events.InvalidEvent), "red"),
+    ((events.TaskFailed, events.RankEnded, events.Loss, events.NodeLost, events.AgentGivenUp), "red"),
+    ((events.InvalidEvent,), "red"),
     ((events.StateChanged, events.Result), "bold"),
-    ((events.Output, events.Progress, events.Metric), "dim"),
+    ((events.Output, events.Progress, events.Metric, events.Usage), "dim"),
 )
 
 _UNSAFE = re.compile(
@@ -162,6 +164,7 @@ def sentence(header: Header, event: events.EventBase) -> str:
         return f"{event.kind}: {json_line(event.fields)}"
     if isinstance(event, events.ExecutionSubmitted):
         ranks = f", {event.ranks} ranks" if event.ranks > 1 else ""
+        ranks += f" on {event.nodes} nodes" if event.nodes > 1 else ""
         return f"submitted: {event.task}{ranks}, by {event.user}, as execution {header.execution.hex()}"
     shown = {key: value for key, value in event.model_dump(exclude_defaults=True).items() if key not in _COMMON}
     return f"{kind_of(event)}: " + ", ".join(f"{key} {value}" for key, value in shown.items())
@@ -179,25 +182,100 @@ def _attached(event: events.ExecutorAttached) -> str:
 
 
 def _gone(event: events.LauncherGone) -> str:
-    return f"launcher is gone: {event.reason}"
+    return f"launcher is gone: {event.reason}" + _job_ended(event.scheduler_state)
+
+
+def _job_ended(state: str) -> str:
+    return f" (the scheduler says {state})" if state else ""
+
+
+def _job_submitted(event: events.JobSubmitted) -> str:
+    asked = ", ".join(f"{name} {value}" for name, value in event.details.items())
+    return f"{event.scheduler} has taken it as job {event.job}" + (f" ({asked})" if asked else "")
+
+
+def _job_changed(event: events.JobChanged) -> str:
+    reason = f" ({event.reason})" if event.reason not in ("", "None") else ""
+    return f"job {event.job} {event.state}{reason}" + (f" on {event.nodes}" if event.nodes else "")
+
+
+def _node_lost(event: events.NodeLost) -> str:
+    return f"node {event.node} ({event.host}) is lost" + _because(event.reason)
+
+
+def _given_up(event: events.AgentGivenUp) -> str:
+    host = f" ({event.host})" if event.host else ""
+    return f"node {event.node}{host} is not waited for any more" + _because(event.reason)
+
+
+def _stopped(event: events.RanksStopped) -> str:
+    return f"stopped: {numbered('rank', event.ranks)}"
+
+
+def _continued(event: events.RanksContinued) -> str:
+    return f"running again: {numbered('rank', event.ranks)}"
+
+
+def numbered(word: str, numbers: Iterable[int]) -> str:
+    """`rank 3`, `ranks 0-3, 7`: numbers in order, those in sequence as a range."""
+    ordered = sorted(set(numbers))
+    runs: list[tuple[int, int]] = []
+    for number in ordered:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1] = (runs[-1][0], number)
+        else:
+            runs.append((number, number))
+    shown = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs[:_RUNS])
+    return f"{word}{'s' * (len(ordered) != 1)} {shown or '(none)'}" + (", …" if len(runs) > _RUNS else "")
+
+
+_RUNS = 8  # of numbers in sequence that a line names
+
+
+def _usage(event: events.Usage) -> str:
+    ranks = f"{len(event.ranks)} rank{'s' * (len(event.ranks) != 1)} use " if event.ranks else ""
+    return (
+        f"{event.host}: {ranks}{event.cpu:.1f} cores, {size_text(event.memory_bytes)}; "
+        f"the node {event.node_cpu:.1f} cores, {size_text(event.node_memory_bytes)}"
+    )
+
+
+def size_text(size_bytes: float) -> str:
+    """`512 B`, `3.4 MiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(size_bytes) < 1024:
+            return f"{size_bytes:.0f} B" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1024
+    return f"{size_bytes:.1f} TiB"
 
 
 def _launched(event: events.LauncherEnded) -> str:
     code = f" with exit code {event.exit_code}" if event.exit_code is not None else ""
-    return f"launcher ended{code}" + _because(event.problem or "")
+    return f"launcher ended{code}" + _because(event.problem or "") + _job_ended(event.scheduler_state)
 
 
 def _rank_ended(event: events.RankEnded) -> str:
     if event.problem:
         return f"could not be started: {event.problem}"
-    return f"killed by {event.signal}" if event.signal else f"ended with exit code {event.exit_code}"
+    how = f"killed by {event.signal}" if event.signal else f"ended with exit code {event.exit_code}"
+    if not event.out_of_memory:
+        return how
+    limit = f" within the limit of {size_text(event.memory_limit_bytes)}" if event.memory_limit_bytes else ""
+    return f"{how}, out of memory{limit}"
 
 
 def _failed(event: events.TaskFailed) -> str:
     return f"failed: {event.error}" + (f"\n{event.traceback.rstrip()}" if event.traceback else "")
 
 
+def _control_accepted(event: events.ControlAccepted) -> str:
+    until = f", to be done by {_clock(event.deadline)}" if event.deadline else ""
+    return f"{event.action} accepted{until}"
+
+
 def _control_done(event: events.ControlDone) -> str:
+    if event.refused:
+        return f"{event.action} refused: {event.refused}"
     return f"{event.action} carried out" + _because(event.detail)
 
 
@@ -270,7 +348,15 @@ def _because(reason: str) -> str:
 _SENTENCES: dict[type[events.EventBase], Any] = {
     events.ExecutorAttached: _attached,
     events.ControlRequested: _control,
+    events.ControlAccepted: _control_accepted,
     events.ControlDone: _control_done,
+    events.JobSubmitted: _job_submitted,
+    events.JobChanged: _job_changed,
+    events.NodeLost: _node_lost,
+    events.AgentGivenUp: _given_up,
+    events.RanksStopped: _stopped,
+    events.RanksContinued: _continued,
+    events.Usage: _usage,
     events.LauncherGone: _gone,
     events.LauncherEnded: _launched,
     events.RankEnded: _rank_ended,
