@@ -5,7 +5,7 @@ import pytest
 from theorbo.schemas.errors import ProtocolError
 from theorbo.schemas.frames import Command, Header, Message, decode_json, encode_json
 from theorbo.schemas.limits import ANSWER_S, HEARTBEAT_S, SUSPECT_S
-from theorbo.schemas.link_core import LinkCore, Reconnect, Say, Show, next_address
+from theorbo.schemas.link_core import LinkCore, Reconnect, Say, Show
 from theorbo.schemas.names import EXECUTOR, Speaker
 
 RUN = bytes(range(16))
@@ -121,9 +121,3 @@ def test_what_the_broker_says_is_shown_but_for_pong(core):
 def test_a_body_that_is_no_json_is_an_error(core):
     with pytest.raises(ProtocolError):
         core.received(Message(Command.REFUSED, Header(), b"{"), 100.0)
-
-
-def test_addresses_are_tried_in_turn_also_when_they_have_changed():
-    assert next_address(("a", "b"), ("a", "b"), "a") == "b"
-    assert next_address(("a", "b"), ("a", "b"), "b") == "a"
-    assert next_address(("c",), ("a", "b"), "b") == "c"

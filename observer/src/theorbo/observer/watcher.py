@@ -36,6 +36,7 @@ from theorbo.schemas.frames import Command, ErrorCode, Header, Message, decode_j
 from theorbo.schemas.limits import HEARTBEAT_S, PUBLISH_QUEUE_MESSAGES, SUSPECT_S
 from theorbo.schemas.link import Link, configure, open_link
 from theorbo.schemas.presentation import kind_of, single_events
+from theorbo.schemas.search import connect
 
 _MESSAGES_AT_A_TIME = 100  # of the live stream, before what they brought is handed over
 
@@ -94,7 +95,7 @@ class Watcher:
         socket = self._context.socket(zmq.SUB)
         socket.setsockopt(zmq.RCVHWM, PUBLISH_QUEUE_MESSAGES)
         configure(socket, self._link.connection)
-        socket.connect(self._link.publisher)
+        connect(socket, self._link.publisher)
         for topic in self._topics:
             socket.subscribe(topic)
         self._live_at = time.monotonic()

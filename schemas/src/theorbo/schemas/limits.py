@@ -562,6 +562,20 @@ TRY_S = 1.0
 """While a client waits for its first answer the connection file is read again this often: the broker may be moving. So
 long a user's own broker has to answer, too, before another one is started."""
 
+STAGGER_S = 0.25
+"""A client tries the next address of a broker when the one before has not answered for this long (as RFC 8305 has it
+for web browsers): a dead one costs no more, and where the first answers the others are not bothered."""
+
+SEARCH_S = 0.1
+"""A client that looks for a broker that has fallen silent waits this long for an answer at once, and looks again each
+second: it has other things to do."""
+
+ADDRESSES = 32
+"""Addresses of one broker that a client tries: names may stand for many. Further ones are left out."""
+
+NAMES_ASKED = 16
+"""Names of one connection file that a client looks up at the same time, each in a thread; further ones are left out."""
+
 MISSING_FILE_S = 3.0
 """A connection file that is named, and is not there, is waited for: a broker that is being restarted takes it along and
 writes it again. Longer only makes those wait who have mistyped its name."""

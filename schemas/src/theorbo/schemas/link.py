@@ -44,11 +44,14 @@ from theorbo.schemas.limits import (
     RECEIVED_AT_ONCE,
     RECONNECT_MOST_S,
     RECONNECT_S,
+    SEARCH_S,
     SEND_QUEUE_MESSAGES,
+    STAGGER_S,
     TRY_S,
 )
-from theorbo.schemas.link_core import LinkCore, LinkInstruction, Reconnect, Say, Show, next_address
+from theorbo.schemas.link_core import LinkCore, LinkInstruction, Reconnect, Say, Show
 from theorbo.schemas.names import Speaker
+from theorbo.schemas.search import Candidate, Found, Search, connect, live_address, numeric
 
 
 def user_key() -> KeyPair:
@@ -107,20 +110,63 @@ class Link:
         self._core = LinkCore(speaker, system_socket.gethostname(), os.getpid(), time.monotonic())
         connection = Connection.load(path)
         self._context = zmq.Context()
+        self._search: Search | None = None
         try:
-            self._connect(connection, connection.router[0])
+            self._connect(connection)
         except BaseException:
             self._context.destroy(linger=0)
             raise
 
-    def _connect(self, connection: Connection, address: str) -> None:
+    def _connect(self, connection: Connection) -> None:
+        """To the first address, if it is one, while the others are searched: mostly it answers, and that is all."""
         self.connection = connection
-        self.socket = self._context.socket(zmq.DEALER)
-        self.socket.setsockopt(zmq.SNDHWM, SEND_QUEUE_MESSAGES)
-        self.socket.setsockopt(zmq.RCVHWM, SEND_QUEUE_MESSAGES)
-        configure(self.socket, connection)
-        self._address = address
-        self.socket.connect(address)
+        self.socket = self._open_socket(connection)
+        self._candidate = Candidate(0, connection.router[0])
+        first = self._candidate if numeric(self._candidate.address) else None
+        if first:
+            connect(self.socket, first.address)
+        if first is None or len(connection.router) > 1:
+            self._begin_search(connection, without=first)
+        self._perform(self._core.connected(time.monotonic()))
+
+    def _open_socket(self, connection: Connection) -> zmq.Socket[bytes]:
+        socket = self._context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.SNDHWM, SEND_QUEUE_MESSAGES)
+        socket.setsockopt(zmq.RCVHWM, SEND_QUEUE_MESSAGES)
+        configure(socket, connection)
+        return socket
+
+    def _begin_search(self, connection: Connection, without: Candidate | None = None) -> Search:
+        self._end_search()
+        self._searched = connection
+        self._searched_at = time.monotonic()
+        self._search = Search(connection, lambda: self._open_socket(connection), without=without)
+        return self._search
+
+    def _end_search(self) -> None:
+        if self._search:
+            self._search.close()
+            self._search = None
+
+    def _look(self, search: Search, timeout_s: float) -> bool:
+        """Wait until the search has found the broker, or its own socket has something to read; whether it has found."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            if found := search.look():
+                self._move(found)
+                return True
+            if (left_s := deadline - time.monotonic()) <= 0 or self.socket.poll(0):
+                return False
+            poller = zmq.Poller()
+            for socket in (self.socket, *search.sockets):
+                poller.register(socket, zmq.POLLIN)
+            poller.poll(int(min(left_s, STAGGER_S / 4) * 1000) + 1)
+
+    def _move(self, found: Found) -> None:
+        """The conversation goes on where the broker was found."""
+        self.socket.close()
+        self.connection, self._candidate, self.socket = self._searched, found.candidate, found.socket
+        self._end_search()
         self._perform(self._core.connected(time.monotonic()))
 
     def _perform(self, instructions: list[LinkInstruction]) -> list[Message]:
@@ -143,7 +189,7 @@ class Link:
             connection = Connection.load(self.path)
         except (UsageError, Unavailable):
             return  # the broker is away; it writes the file when it is back
-        self._connect_anew(connection, next_address(connection.router, self.connection.router, self._address))
+        self._look(self._begin_search(connection), SEARCH_S)
 
     @property
     def problem(self) -> str:
@@ -153,8 +199,7 @@ class Link:
     @property
     def publisher(self) -> str:
         """The address of the live streams that goes with the address of this conversation."""
-        place = self.connection.router.index(self._address)
-        return self.connection.publisher[min(place, len(self.connection.publisher) - 1)]
+        return live_address(self.connection, self._candidate)
 
     @property
     def silent_for_s(self) -> float:
@@ -193,7 +238,14 @@ class Link:
         return messages
 
     def tick(self) -> None:
-        """Keep the conversation alive: PING when idle; reconnect, by the file's present content, when silent."""
+        """Keep the conversation alive: PING when idle; search the broker, by the file's present content, when silent.
+
+        `socket` may be another one afterwards.
+        """
+        if self._search and self._core.heard_at > self._searched_at:
+            self._end_search()
+        if self._search:
+            self._look(self._search, 0)
         self._perform(self._core.tick(time.monotonic()))
 
     def ask(self, command: bytes, header: Header, body: bytes = b"", timeout_s: float = ANSWER_S) -> Message:
@@ -210,61 +262,67 @@ class Link:
                 if message.header.request == request:
                     self._unread = messages[index + 1 :]
                     return accepted(message)
-        raise Unavailable(f"the broker at {self._address} did not answer {command.decode()} within {timeout_s:.0f} s")
+        raise Unavailable(
+            f"the broker at {self._candidate.address} did not answer {command.decode()} within {timeout_s:.0f} s"
+        )
 
     def wait_welcome(self, timeout_s: float) -> Message:
         """Wait for the answer to HELLO; meanwhile the connection file is read again, for the broker may be moving.
 
-        All addresses take turns. A silent one gets another connection after `ANSWER_S`: libzmq never takes up again
-        one whose hand-shake was garbled. On one that libzmq has made anew, without the HELLO that went with the former,
-        the answer to PING tells so.
+        All addresses are tried, the next when those before have not answered for `STAGGER_S`. After `ANSWER_S` all
+        begins anew: libzmq never takes up again a connection whose hand-shake was garbled. On one that libzmq has made
+        anew, without the HELLO that went with the former, the answer to PING tells so.
 
         Raises Unavailable, naming what was tried; Refused; ProtocolError.
         """
         deadline = time.monotonic() + timeout_s
-        tried: list[str] = []
-        left = list(self.connection.router)
-        while time.monotonic() < deadline:
-            if self._address in left:
-                left.remove(self._address)
-            tried.append(self._address)
-            until = time.monotonic() + min(ANSWER_S, (deadline - time.monotonic()) / (len(left) + 1))
-            before = self.connection
-            if message := self._answer_to_hello(until):
+        tried: dict[str, str] = {}
+        while (now := time.monotonic()) < deadline:
+            message = self._answer_to_hello(min(deadline, now + ANSWER_S))
+            self._note_tried(tried)
+            if message:
+                self._end_search()
                 return accepted(message)
-            if self.connection is not before:
-                left = list(self.connection.router)
-            else:
-                left = left or list(self.connection.router)
-                self._connect_anew(before, left[0])
+            self.socket.close()
+            self._connect(self._present_connection())
         raise Unavailable(
-            f"no answer from a broker within {timeout_s:.0f} s; tried {', '.join(dict.fromkeys(tried))} "
+            f"no answer from a broker within {timeout_s:.0f} s; tried {', '.join(tried.values())} "
             f"(from {self.path}, written by pid {self.connection.pid} on {self.connection.host}). "
-            "Is it running, reachable, and is your key on its list?"
+            "Is it running, reachable, and is your key on its list? theorbo doctor finds out"
         )
 
+    def _note_tried(self, tried: dict[str, str]) -> None:
+        if numeric(self._candidate.address):
+            tried[self._candidate.address] = self._candidate.address
+        if self._search:
+            tried.update({address: address for address in self._search.tried})
+            tried.update({name: f"{name} ({problem})" for name, problem in self._search.problems.items()})
+
     def _answer_to_hello(self, until: float) -> Message | None:
-        """None also when the connection file says something else by now, and we are connected to that."""
+        """None also when the connection file says something else by now."""
         while (left_s := until - time.monotonic()) > 0:
-            messages = self.receive(min(left_s, TRY_S))
+            if self._search:
+                self._look(self._search, min(left_s, TRY_S))
+            messages = self.receive(0 if self._search else min(left_s, TRY_S))
             for index, message in enumerate(messages):
                 if message.command in (Command.WELCOME, Command.REFUSED):
                     self._unread = messages[index + 1 :]  # CONTROL may follow at once
                     return message
             self._perform(self._core.idle(time.monotonic()))
-            with contextlib.suppress(UsageError, Unavailable):  # the broker is away; it writes the file when it is back
-                connection = Connection.load(self.path)
-                if connection != self.connection:
-                    self._connect_anew(connection, connection.router[0])
-                    return None
+            if self._present_connection() != self.connection:
+                return None
         return None
 
-    def _connect_anew(self, connection: Connection, address: str) -> None:
-        self.socket.close()
-        self._connect(connection, address)
+    def _present_connection(self) -> Connection:
+        """What the connection file says now; while the broker is away, what it said."""
+        try:
+            return Connection.load(self.path)
+        except (UsageError, Unavailable):
+            return self.connection
 
     def close(self) -> None:
         """Say BYE and let go of all resources."""
+        self._end_search()
         self.send(Message(Command.BYE, Header(execution=self._execution)))
         self.socket.close(linger=int(GOODBYE_LINGER_S * 1000))
         self._context.term()

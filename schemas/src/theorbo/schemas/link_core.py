@@ -8,16 +8,15 @@ The rules:
 2. Whoever is idle says PING every `HEARTBEAT_S`, at a tick: unless something else was said since half of that (were it
    all of it, a tick that comes a moment early would leave two seconds of silence). So too while the first WELCOME is
    waited for: if HELLO was lost with its connection, the answer says that the broker does not know us.
-3. When the broker has been silent for `SUSPECT_S` the connection file is read again and a new connection made, to
-   the address after the present one: the broker may have moved, the connection may be open on one side only. This is
-   tried once in `SUSPECT_S`, for ever.
+3. When the broker has been silent for `SUSPECT_S` the connection file is read again and the broker searched at all its
+   addresses (`search`): it may have moved, the connection may be open on one side only. This is tried once in
+   `SUSPECT_S`, for ever.
 4. A question that is not answered yet is asked again after each WELCOME: a broker that did not know us has refused it,
    or one that was restarted has never got it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple, Union
 
 from theorbo.schemas import __version__
@@ -39,19 +38,12 @@ class Show(NamedTuple):
 
 
 class Reconnect(NamedTuple):
-    """An instruction to the skin: read the connection file; if it can be read connect to `next_address`, then call
-    `LinkCore.connected`.
+    """An instruction to the skin: read the connection file; if it can be read search the broker, and where it answers
+    call `LinkCore.connected`. Until then the former connection stays, for it may come back.
     """
 
 
 LinkInstruction = Union[Say, Show, Reconnect]
-
-
-def next_address(addresses: Sequence[str], former: Sequence[str], present: str) -> str:
-    """Where to try next: of the `addresses` that the file has now the one after the place of the `present` one in
-    the `former` list. One at a time, for a DEALER with several connections would deal its messages out to all.
-    """
-    return addresses[(former.index(present) + 1) % len(addresses)]
 
 
 class LinkCore:
