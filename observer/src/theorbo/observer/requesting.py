@@ -25,6 +25,7 @@ from theorbo.schemas.errors import Refused, Unavailable, UsageError
 from theorbo.schemas.frames import Command, ErrorCode, Header, decode_json, encode_json
 from theorbo.schemas.limits import CREDIT_BYTES, HEARTBEAT_S, NAME_CHARACTERS, STACKS_QUIET_S
 from theorbo.schemas.link import Link, accepted, open_link
+from theorbo.schemas.names import new_incarnation
 from theorbo.schemas.presentation import single_events, visible
 from theorbo.schemas.reading import Reading
 from theorbo.schemas.states import State
@@ -101,7 +102,8 @@ class Request:
         self._link = link
         self._action = action
         self._execution = bytes.fromhex(str(view["execution"]))
-        wish: dict[str, object] = {"action": action, "by": who()}
+        # Asked again, should the connection end before the answer comes, the broker knows it by its token.
+        wish: dict[str, object] = {"action": action, "by": who(), "token": new_incarnation()}
         if reason:
             wish["reason"] = reason
         if grace_s is not None:
