@@ -22,12 +22,30 @@ AGENT = Source(SourceKind.AGENT, 0)
 DEADLINE_S = 20.0
 
 
-class _Speaking:
-    """The Executor or the agent: what it delivers, and over which link."""
+class Speaking:
+    """The Executor or an agent: what it delivers, and over which link."""
 
-    def __init__(self, connection_file: Path, execution: bytes, source: Source) -> None:
-        self.delivery = Delivery(execution)
-        self.link = Link(connection_file, Speaker(execution, source, 1, new_incarnation()))
+    def __init__(self, connection_file: Path, execution: bytes | None, source: Source) -> None:
+        self.execution = execution or uuid.uuid4().bytes
+        self.delivery = Delivery(self.execution)
+        self.link = Link(connection_file, Speaker(self.execution, source, 1, new_incarnation()))
+
+    def pump(self) -> list[Message]:
+        """Send what can be sent, take what has arrived; what concerns no delivery is returned."""
+        now, rest = time.time(), []
+        for item in self.delivery.outgoing(now):
+            assert isinstance(item, Message), "it has no attachments"
+            self.link.send(item)
+        for message in self.link.receive(0.005):
+            if message.command == Command.WELCOME:
+                self.delivery.welcomed()
+            elif message.command == Command.ACK:
+                self.delivery.handle_ack(message.header, now)
+            elif message.command == Command.REFUSED:
+                raise AssertionError(message)
+            else:
+                rest.append(message)
+        return rest
 
 
 class Producer:
@@ -37,7 +55,7 @@ class Producer:
         self.execution = uuid.uuid4().bytes
         self.journaled_at = 0.0  # when it heard of the last commit
         self._attachments: dict[str, bytes] = {}
-        self._executor = _Speaking(connection_file, self.execution, EXECUTOR)
+        self._executor = Speaking(connection_file, self.execution, EXECUTOR)
         self._speaking = [self._executor]
         self._link = self._executor.link
         self.put(
@@ -46,7 +64,7 @@ class Producer:
             **{"task": "galaxies", "user": getpass.getuser(), "host": "here", **submitted},
         )
         self.flush()
-        self._agent = _Speaking(connection_file, self.execution, AGENT)
+        self._agent = Speaking(connection_file, self.execution, AGENT)
         self._speaking.append(self._agent)
 
     @property
@@ -104,7 +122,7 @@ class Producer:
         for speaking in self._speaking:
             self._pump(speaking, time.time())
 
-    def _pump(self, speaking: _Speaking, now: float) -> None:
+    def _pump(self, speaking: Speaking, now: float) -> None:
         delivery, link = speaking.delivery, speaking.link
         for item in delivery.outgoing(now):
             self._send(link, item)
