@@ -108,7 +108,7 @@ class Cluster:
                 for node, speaking in enumerate((*self._agents, self._executor)):
                     if node not in self.away:
                         self._turn(speaking, node)
-        except BaseException as problem:  # noqa: BLE001 - shown by the test
+        except BaseException as problem:
             self._problem = problem
 
     def _turn(self, speaking: Speaking, node: int = -1) -> None:

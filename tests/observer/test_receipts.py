@@ -172,6 +172,7 @@ def test_of_a_job_that_waits_nobody_can_stop_ranks():
 
 def test_silence_ends_the_wait():
     asked = Request("stop")
+    asked.accept(agent(0), span_s=60.0)
     asked.done(agent(0))
     assert not asked.receipts.too_late(NOW + RECEIPT_S - 0.1)
     assert asked.receipts.too_late(NOW + RECEIPT_S)

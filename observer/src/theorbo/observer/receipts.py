@@ -110,7 +110,10 @@ class Receipts:
     @property
     def missing(self) -> list[Answer]:
         """Those who have not said that it is done, or that they refuse."""
-        return [self._answer(source) for source in sorted(self.expected) if not self._answer(source).done]
+        return [self._answer(source) for source in self._missing()]
+
+    def _missing(self) -> list[Source]:
+        return [source for source in sorted(self.expected) if not self._answer(source).done]
 
     def host(self, source: Source | None) -> str:
         """Of an agent; empty if it is none, or has not said so."""
@@ -125,7 +128,7 @@ class Receipts:
         """Whether all that was to come has come."""
         if self.state.final:
             return True
-        if self.missing or not self._answers:
+        if self._missing() or not self._answers:
             self._complete_at = None
             return False
         if self._complete_at is None:
@@ -137,9 +140,10 @@ class Receipts:
 
     def too_late(self, now: float) -> bool:
         """Whether what is missing will not come any more in the time that was stated."""
-        if not self.missing and self._complete_at is not None:
+        missing = self._missing()
+        if not missing and self._complete_at is not None:
             return now >= self._complete_at + DRAIN_S
-        limits = [self._limits.get(source, self._asked_at + RECEIPT_S) for source in self.expected]
+        limits = [self._limits.get(source, self._asked_at + RECEIPT_S) for source in missing]
         return now >= max(limits, default=self._asked_at + RECEIPT_S)
 
 
