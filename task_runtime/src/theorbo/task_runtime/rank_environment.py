@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from theorbo.schemas.launch_plan import LaunchPlan
@@ -16,6 +17,8 @@ BIN = "bin"
 
 _FOREIGN_RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")
 
+_OF_THE_JOB = ("SLURM_", "SLURMD_")
+
 
 def make_rank_directories(spool: Path) -> None:
     """Make what `rank_environment` names. Raises OSError."""
@@ -26,7 +29,7 @@ def make_rank_directories(spool: Path) -> None:
 
 def rank_environment(plan: LaunchPlan, spool: Path) -> dict[str, str]:
     """The environment of every rank, but for THEORBO_RANK of those that are started directly."""
-    environment = with_inprocess_path(plan.environment, spool / PYTHON)
+    environment = with_inprocess_path(_in_this_job(plan.environment), spool / PYTHON)
     environment["THEORBO_SPOOL"] = str(spool)
     environment["THEORBO_EXECUTION"] = plan.execution
     environment["THEORBO_RANKS"] = str(plan.ranks)
@@ -41,3 +44,11 @@ def rank_environment(plan: LaunchPlan, spool: Path) -> dict[str, str]:
         # buffering by lines, which is cheaper; other programs do not look at this.
         environment.setdefault("PYTHONUNBUFFERED", "1")
     return environment
+
+
+def _in_this_job(environment: Mapping[str, str]) -> dict[str, str]:
+    """The plan may come from another machine: srun wants to know the job that we are in, not one that was there."""
+    if os.environ.get("SLURM_JOB_ID") in (None, environment.get("SLURM_JOB_ID")):
+        return dict(environment)
+    ours = {name: value for name, value in os.environ.items() if name.startswith(_OF_THE_JOB)}
+    return {**{name: value for name, value in environment.items() if not name.startswith(_OF_THE_JOB)}, **ours}
