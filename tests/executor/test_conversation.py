@@ -282,7 +282,7 @@ def test_it_says_that_it_has_attached_and_watches_the_launcher():
     out = talk.end()
     (report,) = [each.event for each in out if isinstance(each, Report)]
     assert (report.epoch, report.incarnation, report.number, report.user) == (2, "incarnation 2", 2, "bob")
-    assert [each.started.host for each in out if isinstance(each, WatchLauncher)] == ["lab"]
+    assert [each.launched.host for each in out if isinstance(each, WatchLauncher)] == ["lab"]
     assert [put.header.first for put in talk.put] == [2]
 
 

@@ -98,10 +98,6 @@ def test_an_option_that_cannot_be_used_is_named_and_nothing_is_started(task, opt
     assert words in problem(Executor(task, broker=str(tmp_path / "never read"), **options))
 
 
-def test_detaching_and_a_time_limit_exclude_one_another(task):
-    assert "needs an Executor that stays" in problem(Executor(task, time_limit_s=5), detach=True)
-
-
 @pytest.mark.parametrize("spec", ["peaks", "peaks.py", ":Class", "peaks.py:", "a b:c d"])
 def test_what_names_no_task_is_told_what_would(spec):
     assert "path/file.py:Class or package.module:Class" in problem(Executor(spec))

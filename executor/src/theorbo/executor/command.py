@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from theorbo.executor.display import choose_display
 from theorbo.executor.executor import BinaryExecutor, Executor, MPIExecutor
+from theorbo.executor.launching import as_launching
+from theorbo.executor.launching_options import add_launching, given_launching, joined_options
 from theorbo.executor.preflight import InvalidParameter
 from theorbo.executor.showing import shown
 from theorbo.executor.tasks_file import find_executor
@@ -29,6 +31,13 @@ examples:
   theorbo run peaks --tasks tasks.py -c run12.yaml --ranks 8
   theorbo run --time-limit 600 -- source-extractor field.fits -c default.sex
   theorbo run tasks/peaks.py:FindPeaks --json | jq 'select(.kind == "result")'
+  theorbo run tasks/peaks.py:FindPeaks --launcher slurm --nodes 2 --ranks 64 --partition main --time 2:00:00
+  theorbo run tasks/peaks.py:FindPeaks --launcher mpi --hosts node1:4,node2:4
+
+Launchers: local (processes of this machine), mpi (mpiexec or mpirun; with --hosts on several machines, by ssh), slurm
+(a batch job; the Executor stays here and costs it no core), srun (inside of an allocation). Without --launcher an MPI
+Task is launched by srun inside of an allocation and else by mpiexec, any other Task locally. With slurm a closed
+terminal or --detach leaves the job in the queue; a job that still waits is cancelled there.
 
 Ctrl-C cancels the Task (SIGTERM, and SIGKILL after the grace); a second one kills it, a third one lets go.
 SIGTERM cancels. When the terminal is closed (SIGHUP) the Task goes on, as with --detach.
@@ -41,7 +50,7 @@ Exit status: 0 completed (or left running), 1 failed, 2 wrong usage (nothing was
 def main(argv: list[str]) -> int:
     """Run the command. Raises TheorboError for what its user can mend."""
     own, program = _split(argv)
-    options = _parser().parse_args(own)
+    options = _parser().parse_args(joined_options(own))
     config = _config(options.config)
     given = _given_parameters(options.param)
     executor = _executor(options, program)
@@ -97,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--spool-bytes", metavar="N", type=int, help="bound of what waits on a node for the broker (default: 1 GiB)")
     add("--detach", action="store_true", help="return as soon as it runs, and leave it running")
     add("--json", action="store_true", help="one JSON object a line: events as in tail --json, then the outcome")
+    add_launching(parser)
     return parser
 
 
@@ -152,6 +162,11 @@ def _configure(
         value = getattr(options, name)
         if value is not None:
             setattr(executor, attribute, value)
+    launching = as_launching(executor.launcher)
+    if config:
+        launching = launching.merged(config.launcher)
+        executor.ranks = config.ranks if options.ranks is None and config.ranks else executor.ranks
+    executor.launcher = launching.merged(given_launching(options))
 
 
 def _section(executor: Executor, options: argparse.Namespace, config: Config | None) -> str:

@@ -4,6 +4,7 @@
     experiment: mfx1
     run: 007
     task_timeout: 600
+    launcher: {kind: slurm, nodes: 2, ranks: 64, partition: main, time: 2:00:00, scheduler_options: [--exclusive]}
     ---
     FindPeaks:
       threshold: 5
@@ -23,6 +24,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from theorbo.executor.launching import COUNTED_FIELDS, LAUNCHERS, LISTED_FIELDS, Launching
 from theorbo.executor.preflight import did_you_mean
 from theorbo.schemas.errors import UsageError
 
@@ -34,6 +36,10 @@ class Config:
     path: Path
     header: dict[str, Any]
     """Of `HEADER_KEYS`, what is there, checked."""
+    launcher: dict[str, Any]
+    """Of `launching.Launching`, what the header says, each of the right type."""
+    ranks: int | None
+    """What it says there of the number of ranks."""
     tasks: dict[str, dict[str, Any]]
     places: dict[tuple[str, ...], str]
     """`file:line:column` of sections, parameters and what is in them, by their names from the outside in."""
@@ -55,8 +61,12 @@ class Config:
 
 
 _TIMEOUT_KEY = "task_timeout"
-HEADER_KEYS = ("title", "experiment", "run", "date", _TIMEOUT_KEY, "work_dir", "lute_version")
+_LAUNCHER_KEY = "launcher"
+HEADER_KEYS = ("title", "experiment", "run", "date", _TIMEOUT_KEY, "work_dir", _LAUNCHER_KEY, "lute_version")
 """What a header may say. `title`, `date` and `lute_version` are for people."""
+
+LAUNCHER_KEYS = ("ranks", *(field.name for field in dataclasses.fields(Launching)))
+"""What `launcher:` in a header may say."""
 
 
 def load_config(path: Path) -> Config:
@@ -82,7 +92,8 @@ def load_config(path: Path) -> Config:
         raise UsageError(f"{where}: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise UsageError(f"{path}: {error}") from None
-    return Config(path, header, tasks, reader.places)
+    launcher = header.pop(_LAUNCHER_KEY, {})
+    return Config(path, header, launcher, launcher.pop("ranks", None), tasks, reader.places)
 
 
 def _empty(node: yaml.Node | None) -> bool:
@@ -141,6 +152,9 @@ class _Reader:
                 near = difflib.get_close_matches(name, HEADER_KEYS, n=3)
                 known = f"; known are {', '.join(HEADER_KEYS)}"
                 self.fail(key, f"unknown key {name!r} in the header{did_you_mean(near) or known}")
+            if name == _LAUNCHER_KEY:
+                header[name] = self._launcher(node)
+                continue
             if not isinstance(node, yaml.ScalarNode):
                 self.fail(node, f"{name}: a plain value is wanted")
             if _empty(node):
@@ -148,6 +162,49 @@ class _Reader:
             # The text as it stands: run 1.50 must not become run 1.5.
             header[name] = self._seconds(node) if name == _TIMEOUT_KEY else str(node.value)
         return header
+
+    def _launcher(self, node: yaml.Node) -> dict[str, Any]:
+        """A mapping of what `theorbo run` has as options, or the name of a launcher alone."""
+        if isinstance(node, yaml.ScalarNode):
+            return {} if _empty(node) else {"kind": self._chosen(node)}
+        launcher: dict[str, Any] = {}
+        for key, value in self._members(node, _LAUNCHER_KEY):
+            name = str(key.value)
+            if name not in LAUNCHER_KEYS:
+                near = difflib.get_close_matches(name, LAUNCHER_KEYS, n=3)
+                known = f"; known are {', '.join(LAUNCHER_KEYS)}"
+                self.fail(key, f"unknown key {name!r} in {_LAUNCHER_KEY}{did_you_mean(near) or known}")
+            if not _empty(value):
+                launcher[name] = self._launcher_value(name, value)
+        return launcher
+
+    def _launcher_value(self, name: str, node: yaml.Node) -> Any:
+        if name == "kind":
+            return self._chosen(node)
+        if name in LISTED_FIELDS:
+            if not isinstance(node, yaml.SequenceNode):
+                self.fail(node, f"{name}: a list of options is wanted, such as [--exclusive]")
+            return tuple(self._text(name, item) for item in node.value)
+        text = self._text(name, node)
+        if name not in COUNTED_FIELDS:
+            return text
+        if not text.isdecimal() or int(text) < 1:
+            self.fail(node, f"{name} {text!r}: a number of at least 1 is wanted")
+        return int(text)
+
+    def _chosen(self, node: yaml.Node) -> str:
+        kind = self._text("kind", node)
+        if kind not in LAUNCHERS:
+            near = difflib.get_close_matches(kind, LAUNCHERS, n=3)
+            known = f"; there are {', '.join(LAUNCHERS)}"
+            self.fail(node, f"there is no launcher {kind!r}{did_you_mean(near) or known}")
+        return kind
+
+    def _text(self, name: str, node: yaml.Node) -> str:
+        """As it stands."""
+        if not isinstance(node, yaml.ScalarNode):
+            self.fail(node, f"{name}: a plain value is wanted")
+        return str(node.value)
 
     def _seconds(self, node: yaml.ScalarNode) -> float:
         value = self._value(node, ())

@@ -55,6 +55,7 @@ from theorbo.executor.values import (
     Instruction,
     LastWord,
     Notice,
+    OwnEvent,
     Rebuilt,
     Recalled,
     Report,
@@ -156,7 +157,7 @@ class Conversation:
     def decide(self, stimulus: Stimulus, now: float) -> list[Instruction]:
         """What follows from something that was not said by the broker."""
         if isinstance(stimulus, Wanted):
-            if self._recalling and stimulus.wish in (Wish.CANCEL, Wish.KILL):
+            if self._recalling and stimulus.wish not in (Wish.INTERRUPT, Wish.LET_GO):
                 self._held_wishes.append(stimulus)  # what is asked for already has to be known first
                 return []
             if self._known.final_at:  # nothing is left to be cancelled
@@ -241,7 +242,7 @@ class Conversation:
             if isinstance(event, events.ExecutorAttached):
                 self._attached_number = number + 1 + len(out)
                 event = event.model_copy(update={"time": self._supervisor.unix(now), "number": self._attached_number})
-            if isinstance(event, (events.ExecutorAttached, events.ControlRequested, events.LauncherGone)):
+            if isinstance(event, OwnEvent):
                 out.append(Report(event))
         return out
 
@@ -252,7 +253,8 @@ class Conversation:
         begin, end = (max(0, number - self._own.base) for number in (event.first - 1, event.last))
         later = self._own.records[end:]
         lost = [events.decode_event(each.strip(RS + LF)) for each in self._own.records[begin:end] if each not in later]
-        return [Report(each) for each in lost if isinstance(each, (events.ControlRequested, events.LauncherGone))]
+        again = [each for each in lost if isinstance(each, OwnEvent) and not isinstance(each, events.ExecutorAttached)]
+        return [Report(each) for each in again]
 
     def _acknowledged(self, header: Header, now: float) -> list[Instruction]:
         self._delivery.handle_ack(header, self._supervisor.unix(now))

@@ -19,8 +19,13 @@ The rules:
    heard no agent for `LOST_S`, it reports `launcher_gone`, for it is itself what keeps the execution from being
    LOST; and a broker that is silent for as long is given up.
 8. Whoever is fenced lets go at once.
-9. Letting go leaves the Task running: its agents deliver, the broker finds the outcome. Detaching is letting go
-   when all ranks run; once an agent has taken over, no later than `DETACH_S` after that.
+9. Of a batch job the end of the launcher is that it has left the queue, which the scheduler says; until it begins only
+   the Executor can end it, in the queue (`batch`). Its time limit begins with the launcher's word, and it is not left
+   behind in the queue by an execution that has ended.
+10. What others request is treated as if this Executor had; holding and continuing are no end.
+11. Letting go leaves the Task running: its agents deliver, the broker finds the outcome. Detaching is letting go
+   when all ranks run; once an agent has taken over, no later than `DETACH_S` after that; of a batch job, once the
+   journal has its number.
 
 One `Supervisor` lives from the submission of one execution, or from attaching to it, to its outcome.
 """
@@ -30,6 +35,7 @@ from __future__ import annotations
 import enum
 import math
 
+from theorbo.executor.batch import BATCH_LAUNCHER, END_ACTIONS, Batch
 from theorbo.executor.hooks import hooks_of, known_state
 from theorbo.executor.reported import Reported
 from theorbo.executor.values import (
@@ -42,6 +48,7 @@ from theorbo.executor.values import (
     Finish,
     GiveUp,
     Heard,
+    JobTold,
     LastWord,
     Launch,
     LauncherEnded,
@@ -56,6 +63,7 @@ from theorbo.executor.values import (
     Watching,
     WatchLauncher,
     Wish,
+    Withdrawn,
 )
 from theorbo.schemas import events
 from theorbo.schemas.limits import (
@@ -70,6 +78,8 @@ from theorbo.schemas.limits import (
     SUSPECT_S,
 )
 from theorbo.schemas.states import State
+
+_OTHER_ACTIONS = {Wish.STOP: "stop", Wish.CONTINUE: "continue", Wish.STACKS: "stacks"}
 
 
 class Phase(enum.Enum):
@@ -95,8 +105,11 @@ class Supervisor:
         detach: bool = False,
         time_s: float = 0.0,
         attached: bool = False,
+        batch: bool = False,
     ) -> None:
-        """`time_s` is Unix time minus `now`. An `attached` one learns grace and time limit from the submission."""
+        """`time_s` is Unix time minus `now`. An `attached` one learns the rest from the submission. `batch`: a batch
+        job launches it.
+        """
         self.began_at = now
         self.phase = Phase.ATTACHING if attached else Phase.SUBMITTING
         self.state = State.PENDING
@@ -106,6 +119,7 @@ class Supervisor:
         self._detach = detach
         self._time_s = time_s
         self._attached = attached
+        self._batch = Batch() if batch else None
         self._requested: str | None = None  # the last action asked for, by whomever
         self._asked: str | None = None  # by this Executor
         self._launcher_word = False  # whether launcher_ended was heard, or launcher_gone reported
@@ -132,8 +146,12 @@ class Supervisor:
 
     @property
     def blind(self) -> bool:
-        """Whether nobody would tell that the launcher has died, so that it matters whether agents are heard."""
-        return self._attached and self.phase is Phase.SUPERVISING and not self._watching and not self._launcher_word
+        """Whether nobody would tell that the launcher has died, so that it matters whether agents are heard.
+
+        A job that waits in a queue has none.
+        """
+        alone = self._attached and self.phase is Phase.SUPERVISING and not self._watching and not self._launcher_word
+        return alone and not (self._batch and self._batch.waits)
 
     @property
     def looks_for_last_word(self) -> bool:
@@ -157,6 +175,10 @@ class Supervisor:
                 return self._wanted(wish, reason, now)
             case LauncherEnded():
                 return self._launcher_ended(stimulus, now)
+            case JobTold():
+                return self._batch.told(stimulus) if self._batch else []
+            case Withdrawn():
+                return self._batch.withdrawn(stimulus, self.unix(now)) if self._batch else []
             case Tick(silent_for_s, problem):
                 return self._tick(silent_for_s, problem, now)
             case Recalled():
@@ -183,7 +205,7 @@ class Supervisor:
         if self._requested:
             self._launcher_ended(LauncherEnded(None, started=False), now)
             return self._gone("it was cancelled before anything was launched", now)
-        if self._time_limit_s is not None:
+        if self._time_limit_s is not None and not self._batch:
             self._limit_at = now + self._time_limit_s
         return [Launch()]
 
@@ -193,6 +215,12 @@ class Supervisor:
             self._last_sign_at = now
         out: list[Decision] = [CallHooks(hooks_of(event), reported)]
         self._learn(event)
+        if self._batch:
+            out += self._heard_of_job(self._batch, reported, now)
+        if isinstance(event, events.ControlRequested) and event.action in END_ACTIONS:
+            self._end_requested(event, now)
+        if self.phase is Phase.OVER:
+            return out
         if isinstance(event, events.LauncherStarted) and self._attached and not self._watching:
             out += self._watch()
         elif isinstance(event, events.LauncherEnded | events.LauncherGone) and self._attached and not self._watching:
@@ -202,6 +230,8 @@ class Supervisor:
         elif isinstance(event, events.StateChanged):
             self.state = known_state(event.state)
             if self.state.final:
+                if self._batch and self._batch.lives:  # LOST, say
+                    out += [EndLauncher(), Notice("the execution is over: its job is cancelled")]
                 self.phase = Phase.OVER
                 out.append(Finish(self.state, event.reason))
             elif self._detach and self._requested is None and self.state is not State.PENDING:
@@ -217,17 +247,37 @@ class Supervisor:
                 self._launched = event
             case events.LauncherEnded():
                 self._launcher_word, self._word_until = True, math.inf
-                self._ranks_ended, self._limit_at = True, math.inf
+                self._ranks_ended, self._limit_at, self._kill_unheeded_at = True, math.inf, math.inf
             case events.LauncherGone():
                 self._launcher_word, self._word_until = True, math.inf
-            case events.ControlRequested(action=action) if self._requested != "kill":
+            case events.ControlRequested(action=action) if action in END_ACTIONS and self._requested != "kill":
                 self._requested = action
+
+    def _heard_of_job(self, batch: Batch, reported: Reported, now: float) -> list[Decision]:
+        event = reported.event
+        batch.learn(reported.header, event)
+        if isinstance(event, events.LauncherStarted) and self._time_limit_s is not None and not self._ranks_ended:
+            self._limit_at = min(self._limit_at, now + self._time_limit_s)
+        if isinstance(event, events.JobSubmitted) and self._detach and self._requested is None:
+            return self._let_go()
+        return batch.heard(reported.header, event, self.unix(now))
+
+    def _end_requested(self, event: events.ControlRequested, now: float) -> None:
+        """By whomever: the launcher has to end in time, and whoever watches wants to see it."""
+        if self.phase is Phase.SUPERVISING and not self._ranks_ended:
+            grace_s = event.grace_s if event.action == "cancel" else 0.0
+            self._kill_unheeded_at = min(self._kill_unheeded_at, now + grace_s + KILL_WAIT_S)
+        self._detach, self._detach_at = False, math.inf
 
     # --- attaching --------------------------------------------------------------------------------
 
     def _recalled(self, it: Recalled) -> list[Decision]:
         event = it.reported.event
         self._learn(event)
+        if isinstance(event, events.ExecutionSubmitted) and event.launcher == BATCH_LAUNCHER:
+            self._batch = self._batch or Batch()
+        if self._batch:
+            self._batch.learn(it.reported.header, event)
         if isinstance(event, events.StateChanged):
             self._ranks_ended = self._ranks_ended or known_state(event.state).final
             if it.confirmed:
@@ -240,7 +290,7 @@ class Supervisor:
             return [Finish(self.state, self._reason)]
         self.phase = Phase.SUPERVISING
         self._agents_silent_since = now
-        if self._time_limit_s is not None and not self._ranks_ended:
+        if self._time_limit_s is not None and not self._ranks_ended and not (self._batch and self._batch.waits):
             self._limit_at = now + self._time_limit_s - launched_ago_s
         if self._launcher_word:
             self.phase = Phase.LAUNCHER_ENDED
@@ -248,10 +298,14 @@ class Supervisor:
             return []
         if self._requested:
             self._kill_unheeded_at = now + self._grace_s + KILL_WAIT_S
-        return self._watch()
+        return self._watch() + (self._batch.rebuilt(self.unix(now)) if self._batch else [])
 
     def _watch(self) -> list[Decision]:
-        return [WatchLauncher(self._launched)] if self._launched and not self._launcher_word else []
+        if self._launcher_word:
+            return []
+        if self._batch:
+            return [WatchLauncher(self._batch.submitted)]
+        return [WatchLauncher(self._launched)] if self._launched else []
 
     # --- an end is wanted -------------------------------------------------------------------------
 
@@ -263,6 +317,8 @@ class Supervisor:
             wish = {None: Wish.CANCEL, "cancel": Wish.KILL}.get(self._requested, Wish.LET_GO)
         if wish is Wish.LET_GO:
             return self._let_go(interrupted=interrupted)
+        if wish in _OTHER_ACTIONS:
+            return [self._control(_OTHER_ACTIONS[wish], "user", reason, now)]
         if wish is Wish.KILL and self._asked != "kill":
             self._kill_unheeded_at = now + KILL_WAIT_S
             return [*self._request("kill", "user", reason, now), Notice("killing the Task; Ctrl-C again lets go of it")]
@@ -274,12 +330,16 @@ class Supervisor:
 
     def _request(self, action: str, cause: str, reason: str, now: float) -> list[Decision]:
         self._requested = self._asked = action
-        self._detach_at = math.inf  # whoever asked for an end wants to see it
+        self._detach, self._detach_at = False, math.inf  # whoever asked for an end wants to see it
+        return [self._control(action, cause, reason, now), *(self._batch.end_requested() if self._batch else [])]
+
+    def _control(self, action: str, cause: str, reason: str, now: float) -> Report:
         fields = {"action": action, "cause": cause, "by": self._by, "reason": reason, "grace_s": self._grace_s}
-        return [Report(events.ControlRequested.model_validate({**fields, "time": self._time_s + now}))]
+        return Report(events.ControlRequested.model_validate({**fields, "time": self._time_s + now}))
 
     def _let_go(self, *, interrupted: bool = False) -> list[Decision]:
-        if self.phase is Phase.SUBMITTING:
+        submitting = self._batch and self._batch.submitted is None and self.phase is Phase.SUPERVISING
+        if self.phase is Phase.SUBMITTING or (submitting and not self._attached):
             self._detach = True  # nothing runs yet that could be left running
             return []
         self.phase = Phase.OVER
@@ -294,7 +354,7 @@ class Supervisor:
         self._last_sign_at = now
         if not self._launcher_word:
             self._word_until = now + (LAUNCHER_WORD_S if ended.started else 0.0)
-        return []
+        return self._batch.ended(ended, self.unix(now)) if self._batch else []
 
     def _looked(self, event: events.LauncherEnded | events.LauncherGone | None, now: float) -> list[Decision]:
         if not self.looks_for_last_word:
@@ -306,7 +366,9 @@ class Supervisor:
 
     def _gone(self, reason: str, now: float) -> list[Decision]:
         self._launcher_word, self._word_until = True, math.inf
-        fields = {"exit_code": self._launcher.exit_code, "reason": reason}
+        fields = {
+            "exit_code": self._launcher.exit_code, "reason": reason, "scheduler_state": self._launcher.scheduler_state,
+        }  # fmt: skip
         return [Report(events.LauncherGone.model_validate({**fields, "time": self._time_s + now}))]
 
     def _tick(self, silent_for_s: float, problem: str, now: float) -> list[Decision]:
@@ -383,7 +445,9 @@ class Supervisor:
         return [Notice(f"the broker waits: {problem}; nothing is lost" if problem else "the broker goes on")]
 
     def _how_it_went(self) -> str:
-        code, words, started = self._launcher
+        code, words, started, _ = self._launcher
+        if self._batch:
+            return self._batch.how_it_went(self._launcher)
         if not started:
             return f"the launcher could not be started: {words}"
         if code is None:

@@ -19,11 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from theorbo.executor.attaching import TakenUp, take_up
+from theorbo.executor.batch import BATCH_LAUNCHER
 from theorbo.executor.conversation import Conversation
 from theorbo.executor.core import Supervisor
 from theorbo.executor.environment import UpdatePath, checked_update_path, own_environment, sourced, updated
 from theorbo.executor.execution_id import new_execution
 from theorbo.executor.hooks import HOOK_NAMES
+from theorbo.executor.job import SlurmLauncher
+from theorbo.executor.launched import Launcher
+from theorbo.executor.launcher import LocalLauncher
+from theorbo.executor.launching import Launching, as_launching
 from theorbo.executor.outcome import Outcome
 from theorbo.executor.own_spool import OwnSpool
 from theorbo.executor.preflight import did_you_mean
@@ -64,15 +69,17 @@ class Executor:
         grace_s: float = GRACE_S,
         spool_root: str | None = None,
         spool_bytes: int = SPOOL_BYTES,
+        launcher: Launching | str | None = None,
     ) -> None:
         """`task` is `path/file.py:Class` or `package.module:Class`; nothing is looked at yet.
 
         `name` replaces the Task's own name. `ranks`: an MPI Task without it gets as many as the allocation
-        has, any other one; a Task that does not use MPI runs in so many independent copies. `python` is the
-        interpreter of the Task, `broker` a connection file (else see `theorbo.schemas.link.open_link`),
-        `work_dir` the Task's working directory, `spool_root` where spools are made; when more than `spool_bytes` of
-        a Task's reports wait there for the broker, log lines, metrics and output are dropped and counted. When
-        `time_limit_s` is reached, or the Task is cancelled, `grace_s` passes between SIGTERM and SIGKILL.
+        has, any other one; a Task that does not use MPI runs in so many independent copies. `launcher` says by what
+        and where it is launched (see `Launching`). `python` is the interpreter of the Task, `broker` a connection file
+        (else see `theorbo.schemas.link.open_link`), `work_dir` the Task's working directory, `spool_root` where spools
+        are made; when more than `spool_bytes` of a Task's reports wait there for the broker, log lines, metrics and
+        output are dropped and counted. When `time_limit_s` is reached, or the Task is cancelled, `grace_s` passes
+        between SIGTERM and SIGKILL.
 
         Raises UsageError if `task` is no text.
         """
@@ -94,6 +101,7 @@ class Executor:
         self.grace_s = grace_s
         self.spool_root = spool_root
         self.spool_bytes = spool_bytes
+        self.launcher: Launching | str | None = launcher
         self.execution = ""
         """Of the execution under way, or of the last one: 32 hexadecimal digits."""
         self.submission: ExecutionSubmitted | None = None
@@ -156,6 +164,18 @@ class Executor:
         """End the Task by SIGKILL."""
         self._wish(Wish.KILL, reason)
 
+    def stop(self, reason: str = "") -> None:
+        """Hold all ranks (SIGSTOP), until `continue_task`."""
+        self._wish(Wish.STOP, reason)
+
+    def continue_task(self, reason: str = "") -> None:
+        """Let ranks that are held run again."""
+        self._wish(Wish.CONTINUE, reason)
+
+    def dump_stacks(self, reason: str = "") -> None:
+        """Let every rank write the stacks of all its threads to its stderr."""
+        self._wish(Wish.STACKS, reason)
+
     def let_go(self, reason: str = "") -> None:
         """End the supervision and leave the Task running."""
         self._wish(Wish.LET_GO, reason)
@@ -215,7 +235,7 @@ class Executor:
 
     def _execute(self, detach: bool) -> Outcome:
         options = self._options()
-        options.check(detach=detach)
+        options.check()
         work_dir = str(Path(self.work_dir or ".").absolute())
         if not Path(work_dir).is_dir():
             raise UsageError(f"there is no working directory {work_dir}")
@@ -231,11 +251,11 @@ class Executor:
             git.answer()
             raise
         try:
-            plan = launch_plan(
+            plan, placed = launch_plan(
                 options, ready, execution, environment, work_dir, link.path,
                 mpi=self._uses_mpi(ready), notice=self._notice,
             )  # fmt: skip
-            submitted = submission(options, ready, plan, git.answer(), speaker)
+            submitted = submission(options, ready, plan, placed, git.answer(), speaker)
             return self._supervise(link, plan, submitted, speaker, detach)
         finally:
             link.close()
@@ -243,7 +263,7 @@ class Executor:
     def _options(self) -> Options:
         return Options(
             self.name, self.experiment, self.run, self.ranks, self.time_limit_s, self.grace_s, self.spool_root,
-            self.spool_bytes,
+            self.spool_bytes, as_launching(self.launcher),
         )  # fmt: skip
 
     def _program(self) -> Program:
@@ -259,7 +279,7 @@ class Executor:
         now = time.monotonic()
         supervisor = Supervisor(
             now, by=f"{submission.user}@{submission.host}", grace_s=self.grace_s, time_limit_s=self.time_limit_s,
-            detach=detach, time_s=time.time() - now,
+            detach=detach, time_s=time.time() - now, batch=submission.launcher == BATCH_LAUNCHER,
         )  # fmt: skip
         return self._converse(link, Conversation(speaker, supervisor), spool, plan, submission)
 
@@ -288,7 +308,7 @@ class Executor:
 
         session = Session(
             link, conversation, spool, wishes, call_hooks=call_hooks, remember=self._remember, notice=self._notice,
-            plan=plan,
+            launcher=self._chosen_launcher, plan=plan,
         )  # fmt: skip
         try:
             with wishes.from_signals():
@@ -298,6 +318,11 @@ class Executor:
             session.close()
             wishes.close()
         return self._outcome(finish, conversation, link.path)
+
+    def _chosen_launcher(self, submission: ExecutionSubmitted) -> Launcher:
+        if submission.launcher != BATCH_LAUNCHER:
+            return LocalLauncher()
+        return SlurmLauncher(self.execution, as_launching(self.launcher), submission.task)
 
     def _outcome(self, finish: Finish, conversation: Conversation, broker: Path) -> Outcome:
         submitted = self.submission = self.submission or conversation.submission

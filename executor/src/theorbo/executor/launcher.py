@@ -1,4 +1,6 @@
-"""The process of `theorbo launch`, as its parent sees it, or another Executor that has attached. A skin."""
+"""The process of `theorbo launch` on this machine, as its parent sees it, or another Executor that has attached. A
+skin.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +11,31 @@ import subprocess
 import sys
 from pathlib import Path
 
-from theorbo.executor.values import LauncherEnded
+from theorbo.executor.launched import WORDS_BYTES, Launched, last_words
+from theorbo.executor.provenance import host
+from theorbo.executor.values import JobTold, LauncherEnded, Notice, Withdrawn
+from theorbo.schemas.events import JobSubmitted, LauncherStarted
 from theorbo.schemas.launch_plan import LaunchPlan
 
-_WORDS_BYTES = 4096
-_WORDS_LINES = 2
+
+class LocalLauncher:
+    """Launches on this machine."""
+
+    def launch(self, plan: LaunchPlan, spool: Path) -> Launched:
+        """Start the process. Raises OSError or Unavailable."""
+        return LaunchProcess(plan, spool)
+
+    def find(self, launched: LauncherStarted | JobSubmitted | None) -> Launched | None:
+        """The process, if it is one of this machine. Raises ProcessLookupError if it has ended."""
+        if not isinstance(launched, LauncherStarted) or launched.host != host() or not launched.start_ticks:
+            return None  # elsewhere, or it cannot be told from another process
+        return FormerProcess(launched.pid, launched.start_ticks)
 
 
-class Launcher:
+class LaunchProcess:
     """`theorbo launch`, in a session of its own, so that a terminal's Ctrl-C reaches the Executor alone."""
+
+    local = True
 
     def __init__(self, plan: LaunchPlan, spool: Path) -> None:
         """Start it; what it says beside its reports is kept in `spool`. Raises OSError or Unavailable."""
@@ -31,9 +49,13 @@ class Launcher:
         )  # fmt: skip
         try:
             self.descriptor: int | None = os.pidfd_open(self._process.pid)
-            """Becomes readable when the process ends; None on an old kernel: `ended` is to be asked now and then."""
+            """None on an old kernel."""
         except OSError:
             self.descriptor = None
+
+    def news(self) -> list[JobTold | Withdrawn | Notice]:
+        """Nothing: it tells all by the bus."""
+        return []
 
     def ended(self) -> LauncherEnded | None:
         """How it ended, if it has."""
@@ -41,16 +63,17 @@ class Launcher:
         if code is None:
             return None
         size = self._words.seek(0, os.SEEK_END)
-        self._words.seek(max(0, size - _WORDS_BYTES))
-        lines = self._words.read().decode(errors="backslashreplace").split("\n")
-        words = [line.strip() for line in lines if line.strip()]
-        return LauncherEnded(code, " ".join(words[-_WORDS_LINES:]))
+        self._words.seek(max(0, size - WORDS_BYTES))
+        return LauncherEnded(code, last_words(self._words.read()))
+
+    def withdraw(self) -> None:
+        """Nothing: it waits in no queue."""
 
     def terminate(self) -> None:
         """Ask it to end, with all that it has started."""
         self._process.terminate()
 
-    def close(self) -> None:
+    def close(self, *, over: bool = False) -> None:  # noqa: ARG002 - as of Launched
         """Let go of it, whether it has ended or not."""
         if self._process.poll() is None:
             self._process.returncode = 0  # it lives on without us; Popen need not warn of that
@@ -61,13 +84,15 @@ class Launcher:
             os.close(self.descriptor)
 
 
-class FormerLauncher:
+class FormerProcess:
     """A launcher on this machine that a former Executor has started."""
+
+    local = True
 
     def __init__(self, pid: int, start_ticks: int) -> None:
         """Raises ProcessLookupError if the process with this number that began then has ended."""
         self.descriptor: int | None = None
-        """As of `Launcher`."""
+        """As of `LaunchProcess`."""
         self._pid, self._start_ticks = pid, start_ticks
         with contextlib.suppress(OSError):  # an old kernel, or it has ended
             self.descriptor = os.pidfd_open(pid)
@@ -75,9 +100,16 @@ class FormerLauncher:
             self.close()
             raise ProcessLookupError
 
+    def news(self) -> list[JobTold | Withdrawn | Notice]:
+        """Nothing: it tells all by the bus."""
+        return []
+
     def ended(self) -> LauncherEnded | None:
         """That it ended, if it has; only its parent can know how."""
         return LauncherEnded(None) if _start_ticks(self._pid) != self._start_ticks else None
+
+    def withdraw(self) -> None:
+        """Nothing: it waits in no queue."""
 
     def terminate(self) -> None:
         """Ask it to end, with all that it has started."""
@@ -85,7 +117,7 @@ class FormerLauncher:
             with contextlib.suppress(OSError):
                 os.kill(self._pid, signal.SIGTERM)
 
-    def close(self) -> None:
+    def close(self, *, over: bool = False) -> None:  # noqa: ARG002 - as of Launched
         """Let go of it."""
         if self.descriptor is not None:
             os.close(self.descriptor)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from theorbo.executor.mpi import allocated_ranks, ask_version, cores, find_starter, starter_command
+from theorbo.executor.launching import Launching
+from theorbo.executor.placement import Placement, place
 from theorbo.executor.programs import Inquiry, Ready
 from theorbo.executor.provenance import host, selected, shown_command, user, versions
+from theorbo.schemas.connection import Connection
 from theorbo.schemas.errors import UsageError
 from theorbo.schemas.events import ExecutionSubmitted
 from theorbo.schemas.launch_plan import LaunchPlan
@@ -29,8 +30,9 @@ class Options(NamedTuple):
     grace_s: float
     spool_root: str | None
     spool_bytes: int
+    launching: Launching
 
-    def check(self, *, detach: bool) -> None:
+    def check(self) -> None:
         """Raises UsageError for what cannot be meant."""
         try:
             for what, text in (("experiment", self.experiment), ("run", self.run), ("task", self.name or "")):
@@ -46,8 +48,7 @@ class Options(NamedTuple):
             raise UsageError(f"a spool of {self.spool_bytes} bytes: a positive number is wanted")
         if not self.grace_s >= 0:
             raise UsageError(f"grace of {self.grace_s} s: a number of seconds is wanted")
-        if detach and self.time_limit_s is not None:
-            raise UsageError("a time limit needs an Executor that stays; give up one of time limit and detaching")
+        self.launching.check(self.ranks)
 
 
 def prepare(inquiry: Inquiry, broker: str | None, speaker: Speaker) -> tuple[Link, Ready]:
@@ -75,27 +76,37 @@ def launch_plan(
     *,
     mpi: bool,
     notice: Callable[[str], None],
-) -> LaunchPlan:
+) -> tuple[LaunchPlan, Placement]:
     """What `theorbo launch` is told. `mpi`: an MPI launcher starts the ranks. Raises UsageError or Unavailable."""
     environment = {**environment, **ready.variables}
-    ranks, starter = options.ranks or 1, list[str]()
-    if mpi:
-        ranks = options.ranks or allocated_ranks(environment)
-        path = find_starter(ready.python, environment)
-        version = ask_version(path, environment)
-        starter, variables = starter_command(path, version, ranks, cores(), os.getuid())
-        environment = {**environment, **variables}
-    elif ranks > 1:
-        notice(f"{ready.name} does not say that it uses MPI: {ranks} independent copies are started")
-    return LaunchPlan(
+    placed = place(options.launching, options.ranks, ready.python, environment, mpi=mpi)
+    if placed.ranks > 1 and not mpi:
+        notice(f"{ready.name} does not say that it uses MPI: {placed.ranks} independent copies are started")
+    plan = LaunchPlan(
         execution=execution.hex(), broker=str(broker.absolute()), command=ready.command,
-        environment=environment, work_dir=work_dir, ranks=ranks, launcher_command=starter,
-        spool_root=options.spool_root, grace_s=options.grace_s, spool_bytes=options.spool_bytes,
+        environment={**environment, **placed.variables}, work_dir=work_dir, ranks=placed.ranks,
+        launcher_command=placed.command, spool_root=options.spool_root, grace_s=options.grace_s,
+        spool_bytes=options.spool_bytes, time_limit_s=options.time_limit_s, nodes=placed.node_starts,
+        connection=_connection(broker, notice) if placed.elsewhere else None,
     )  # fmt: skip
+    return plan, placed
+
+
+def _connection(broker: Path, notice: Callable[[str], None]) -> dict[str, Any]:
+    """For machines that do not see the file."""
+    connection = Connection.load(broker)
+    if all(
+        address.startswith(("ipc:", "tcp://127.", "tcp://localhost", "tcp://[::1]")) for address in connection.router
+    ):
+        notice(
+            f"the broker of {broker} listens on this machine only: nodes that are other machines cannot reach it; "
+            "start one by theorbo broker --bind tcp://0.0.0.0:PORT, and name its file by --broker"
+        )
+    return connection._asdict()
 
 
 def submission(
-    options: Options, ready: Ready, plan: LaunchPlan, git: dict[str, Any] | None, speaker: Speaker
+    options: Options, ready: Ready, plan: LaunchPlan, placed: Placement, git: dict[str, Any] | None, speaker: Speaker
 ) -> ExecutionSubmitted:
     """The first word of the execution: what is run, where, and with what."""
     return ExecutionSubmitted(
@@ -103,5 +114,5 @@ def submission(
         ranks=plan.ranks, user=user(), host=host(), command=shown_command(plan.command),
         parameters=ready.parameters, environment=selected(plan.environment), versions=versions(), git=git,
         work_dir=plan.work_dir, time_limit_s=options.time_limit_s, grace_s=options.grace_s,
-        incarnation=speaker.incarnation, launcher="mpi" if plan.launcher_command else "local",
+        incarnation=speaker.incarnation, launcher=placed.kind, nodes=placed.nodes,
     )  # fmt: skip

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from theorbo.executor.batch import BATCH_LAUNCHER
 from theorbo.schemas import events
 from theorbo.schemas.errors import ProtocolError
 from theorbo.schemas.frames import ErrorCode, Header
@@ -32,7 +33,7 @@ class Recollection:
         """Of our own stream, what the broker had got when it said WELCOME."""
         self.final_at = 0.0
         """When the final state was journaled; 0 if there is none yet."""
-        self._submitted_at = self._welcomed_at = 0.0
+        self._submitted_at = self._launched_at = self._welcomed_at = 0.0
         self._own_number = 0
 
     @property
@@ -42,8 +43,8 @@ class Recollection:
 
     @property
     def launched_ago_s(self) -> float:
-        """From the submission to WELCOME, both by the broker's clock."""
-        return max(0.0, self._welcomed_at - self._submitted_at)
+        """From the launch to WELCOME, both by the broker's clock: of a batch job since it has begun."""
+        return max(0.0, self._welcomed_at - (self._launched_at or self._submitted_at))
 
     def duration_s(self, unix: float) -> float:
         """From the submission to the final state, by the journal; to `unix` (Unix time) if there is none yet."""
@@ -62,6 +63,8 @@ class Recollection:
             case events.ExecutionSubmitted() if self.submission is None:
                 self.submission, self._submitted_at = event, header.time
                 self.holder = event.incarnation
+            case events.LauncherStarted() if self.submission and self.submission.launcher == BATCH_LAUNCHER:
+                self._launched_at = header.time
             case events.ExecutorAttached():
                 self.holder = event.incarnation
             case events.StateChanged(state=state) if header.source == BROKER:

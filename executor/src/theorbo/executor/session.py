@@ -14,13 +14,12 @@ import zmq
 from theorbo.executor import values
 from theorbo.executor.conversation import Conversation
 from theorbo.executor.heartbeat import Heartbeat
-from theorbo.executor.launcher import FormerLauncher, Launcher
+from theorbo.executor.launched import Launched, Launcher
 from theorbo.executor.own_spool import OwnSpool
-from theorbo.executor.provenance import host
 from theorbo.executor.reported import Reported
 from theorbo.executor.wishes import Wishes
 from theorbo.schemas.errors import InternalError, Unavailable
-from theorbo.schemas.events import EventBase, ExecutionSubmitted, LauncherStarted, record_fields
+from theorbo.schemas.events import EventBase, ExecutionSubmitted, JobSubmitted, LauncherStarted, record_fields
 from theorbo.schemas.frames import Message
 from theorbo.schemas.launch_plan import LaunchPlan
 from theorbo.schemas.limits import ANSWER_S, HEARTBEAT_S, LAUNCHER_WORD_S
@@ -41,10 +40,12 @@ class Session:
         call_hooks: Callable[[tuple[str, ...], Reported], None],
         remember: Callable[[Reported], None],
         notice: Callable[[str], None],
+        launcher: Callable[[ExecutionSubmitted], Launcher],
         plan: LaunchPlan | None = None,
     ) -> None:
         """`spool` is the Executor's own; there may be none where nothing will be reported. `link` is welcomed, and
-        belongs to the execution. Without a `plan` nothing can be launched.
+        belongs to the execution. `launcher` gives what launches what was submitted. Without a `plan` nothing can be
+        launched.
         """
         self._link = link
         self._conversation = conversation
@@ -54,11 +55,13 @@ class Session:
         self._remember = remember
         self._notice = notice
         self._plan = plan
-        self._launcher: Launcher | FormerLauncher | None = None
+        self._choose_launcher = launcher
+        self._launched: Launched | None = None
         self._launcher_ended = False
         self._inbox: list[Message] = []
         self._heartbeat = Heartbeat(link, conversation.execution)
         self._tick_at = time.monotonic() + HEARTBEAT_S
+        self._submission: ExecutionSubmitted | None = None
         self._finish: values.Finish | None = None
 
     def run(self, submission: ExecutionSubmitted | None = None) -> values.Finish:
@@ -68,6 +71,7 @@ class Session:
         Raises Refused or Unavailable if the broker does not take the submission (nothing was launched then)
         or if the outcome cannot be learned any more.
         """
+        self._submission = submission
         if submission and not self._report(submission) and self._spool:
             raise Unavailable(f"cannot write to {self._spool.directory}: {self._spool.problem}")
         self._take([self._link.welcome])
@@ -79,8 +83,8 @@ class Session:
     def close(self) -> None:
         """Give everything back. What the broker has not acknowledged stays in the spool."""
         self._heartbeat.close()
-        if self._launcher:
-            self._launcher.close()
+        if self._launched:
+            self._launched.close(over=self._finish is not None and self._finish.state.final)
         if self._spool:
             self._spool.close(remove=self._conversation.spool_done)
 
@@ -91,7 +95,7 @@ class Session:
         self._take(inbox)
         for wanted in self._wishes.take():
             self._decide(wanted)
-        self._look_at_launcher()
+        self._look_at_launched()
         now = time.monotonic()
         if now >= self._tick_at or now >= self._conversation.deadline:
             self._tick_at = now + HEARTBEAT_S
@@ -110,8 +114,8 @@ class Session:
             (self._link.socket, zmq.POLLIN),
             (self._wishes.descriptor, zmq.POLLIN),
         ]
-        if self._launcher and self._launcher.descriptor is not None and not self._launcher_ended:
-            waited_for.append((self._launcher.descriptor, zmq.POLLIN))
+        if self._launched and self._launched.descriptor is not None and not self._launcher_ended:
+            waited_for.append((self._launched.descriptor, zmq.POLLIN))
         left_s = max(0.0, until - time.monotonic())
         zmq.zmq_poll(waited_for, int(left_s * 1000) + 1)
 
@@ -138,13 +142,16 @@ class Session:
                     self._report_in_any_case(event)
                 case values.Launch():
                     self._launch()
-                case values.WatchLauncher(started):
-                    self._watch(started)
+                case values.WatchLauncher(launched):
+                    self._watch(launched)
+                case values.Withdraw():
+                    if self._launched:
+                        self._launched.withdraw()
                 case values.Notice(text):
                     self._notice(text)
                 case values.EndLauncher():
-                    if self._launcher:
-                        self._launcher.terminate()
+                    if self._launched:
+                        self._launched.terminate()
                 case values.EmptySpool():
                     if self._spool:
                         self._spool.clear()
@@ -170,26 +177,36 @@ class Session:
             self._notice(f"{words}; what the Executor reports is delivered all the same, as long as this process lives")
 
     def _launch(self) -> None:
-        if not self._plan or not self._spool:
+        submission = self._conversation.submission or self._submission
+        if not self._plan or not self._spool or not submission:
             raise InternalError("there is no plan to launch by")
         try:
-            self._launcher = Launcher(self._plan, self._spool.directory)
+            self._launched = self._choose_launcher(submission).launch(self._plan, self._spool.directory)
         except (OSError, Unavailable) as error:
             self._launcher_ended = True
             self._decide(values.LauncherEnded(None, str(error), started=False))
 
-    def _watch(self, started: LauncherStarted) -> None:
-        if self._launcher is not None or started.host != host() or not started.start_ticks:
-            return  # elsewhere, or it cannot be told from another process
+    def _watch(self, launched: LauncherStarted | JobSubmitted | None) -> None:
+        submission = self._conversation.submission
+        if self._launched is not None or submission is None:
+            return
         try:
-            self._launcher = FormerLauncher(started.pid, started.start_ticks)
+            self._launched = self._choose_launcher(submission).find(launched)
         except ProcessLookupError:
             self._decide(values.LauncherEnded(None))
         else:
-            self._decide(values.Watching())
+            if self._launched:
+                self._decide(values.Watching())
 
-    def _look_at_launcher(self) -> None:
-        if self._launcher and not self._launcher_ended and (ended := self._launcher.ended()):
+    def _look_at_launched(self) -> None:
+        if self._launched is None or self._launcher_ended:
+            return
+        for news in self._launched.news():
+            if isinstance(news, values.Notice):
+                self._notice(news.text)
+            else:
+                self._decide(news)
+        if ended := self._launched.ended():
             self._launcher_ended = True
             self._decide(ended)
 
@@ -206,7 +223,7 @@ class Session:
             if self._wishes.take():
                 return
         deadline = time.monotonic() + LAUNCHER_WORD_S
-        tidies_up = self._launcher if finish.state.final else None
+        tidies_up = self._launched if finish.state.final and self._launched and self._launched.local else None
         while tidies_up and tidies_up.ended() is None and time.monotonic() < deadline:
             self._wait(deadline)
             self._take(self._link.receive())

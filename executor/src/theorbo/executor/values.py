@@ -45,23 +45,44 @@ class Wish(enum.Enum):
     CANCEL = "cancel"
     """May come twice (schedulers do so), and still means a grace."""
     KILL = "kill"
+    STOP = "stop"
+    CONTINUE = "continue"
+    STACKS = "stacks"
     LET_GO = "let go"
 
 
 class Wanted(NamedTuple):
-    """Somebody asks for an end of the Task or of the supervision; `reason` goes into the journal."""
+    """Somebody wants something done to the Task, or the supervision ended; `reason` goes into the journal."""
 
     wish: Wish
     reason: str
 
 
 class LauncherEnded(NamedTuple):
-    """The process of `theorbo launch` has ended, or could not be started; `words` is the end of its stderr."""
+    """The process of `theorbo launch` has ended, or could not be started; `words` is the end of its stderr. Of a batch
+    job: it has left the queue.
+    """
 
     exit_code: int | None
     """None if it is not known."""
     words: str = ""
     started: bool = True
+    scheduler_state: str = ""
+    """How the job has ended, in the scheduler's words; empty if there is none, or it has forgotten it."""
+
+
+class JobTold(NamedTuple):
+    """The batch scheduler has taken our job, or says something new of it."""
+
+    event: events.JobSubmitted | events.JobChanged
+
+
+class Withdrawn(NamedTuple):
+    """What came of a `Withdraw`."""
+
+    done: bool
+    words: str = ""
+    """Why it could not be done."""
 
 
 class Watching(NamedTuple):
@@ -92,7 +113,8 @@ class Tick(NamedTuple):
 
 
 Stimulus = (
-    Accepted | Heard | Recalled | Rebuilt | Wanted | LauncherEnded | Watching | AgentsHeard | LastWord | Fenced | Tick
+    Accepted | Heard | Recalled | Rebuilt | Wanted | LauncherEnded | JobTold | Withdrawn | Watching | AgentsHeard
+    | LastWord | Fenced | Tick
 )  # fmt: skip
 
 # --- instructions -------------------------------------------------------------------------------
@@ -103,15 +125,27 @@ class Launch(NamedTuple):
 
 
 class WatchLauncher(NamedTuple):
-    """Look whether this process, started by a former Executor, is on this machine: `Watching` or `LauncherEnded`."""
+    """Look whether what a former Executor has launched can be seen from here: `Watching` or `LauncherEnded`."""
 
-    started: events.LauncherStarted
+    launched: events.LauncherStarted | events.JobSubmitted | None
+    """A process, perhaps of this machine; a job; None: a job that may have been submitted, or not."""
+
+
+class Withdraw(NamedTuple):
+    """Take the job out of the queue, if it still waits there: `Withdrawn` tells."""
+
+
+OwnEvent = (
+    events.ControlRequested | events.ControlAccepted | events.ControlDone | events.JobSubmitted | events.JobChanged
+    | events.LauncherGone | events.ExecutorAttached
+)  # fmt: skip
+"""What an Executor reports beside the submission."""
 
 
 class Report(NamedTuple):
     """Write this event to the Executor's own spool, then `Conversation.offer` its record, written or not."""
 
-    event: events.ControlRequested | events.LauncherGone | events.ExecutorAttached
+    event: OwnEvent
 
 
 class CallHooks(NamedTuple):
@@ -165,7 +199,7 @@ class EmptySpool(NamedTuple):
 
 
 Decision = (
-    Launch | WatchLauncher | Report | CallHooks | Remember | Notice | EndLauncher | Finish | GiveUp
+    Launch | WatchLauncher | Withdraw | Report | CallHooks | Remember | Notice | EndLauncher | Finish | GiveUp
 )  # fmt: skip
 """What a `core.Supervisor` decides."""
 

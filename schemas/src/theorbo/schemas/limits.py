@@ -367,6 +367,29 @@ KILL_WAIT_S = 10.0
 """A launcher that lives this long after everything should have been killed is told to end itself: by SIGTERM to its
 process, for what went through the broker has had no effect."""
 
+QUEUE_POLL_S = 15.0
+"""How often a batch scheduler's queue is asked, for all executions of a user together: more often is bad manners on a
+login node. What changes meanwhile is heard by the bus, or seen so much later."""
+
+QUEUE_LOCK_S = 60.0
+"""Who is asking the queue for all of a user's Executors, and has not answered for this long, is stopped or hangs:
+another one asks."""
+
+SCHEDULER_ANSWER_S = 30.0
+"""How long squeue, scontrol and scancel may take. A controller that is busy answers later: it is asked again at the
+next poll, and nothing is concluded from its silence."""
+
+SUBMIT_S = 60.0
+"""How long sbatch may take. Then the queue is looked through for the job, which may have got there nevertheless."""
+
+SSH_ALIVE_S = 5
+"""How often ssh asks whether the other machine is still there; after three times without an answer it gives up, and the
+launcher with it."""
+
+JOB_FOUND_S = 40.0
+"""So long a job whose sbatch has not answered is looked for in the queue (two polls) before it is believed not to have
+been submitted."""
+
 # --- broker --------------------------------------------------------------------------------
 LIVE_BYTES = 64 * KIB
 """Records in one live message, unless it is a single record: subscribers take small steps. A larger batch is
