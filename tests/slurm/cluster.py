@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -88,10 +89,10 @@ class Cluster:
         """Install the connection file on the login node, and put Ada's key on the broker's list."""
         wait_for(lambda: self.run("broker", "test", "-s", "connection.json", check=False).returncode == 0, "the broker")
         connection = self.run("broker", "cat", "connection.json").stdout
-        self.run("login", "install", "-D", "/dev/stdin", CONNECTION_FILE, input=connection, user="root")
+        self.run("login", "install", "-D", "/dev/stdin", CONNECTION_FILE, text=connection, user="root")
         self.ada("theorbo", "ps", check=False)  # makes her key
         key = json.loads(self.ada("cat", "/home/ada/.config/theorbo/key.json").stdout)["public"]
-        self.run("broker", "tee", "--append", "authorized_keys", input=f"ada {key}\n")
+        self.run("broker", "tee", "--append", "authorized_keys", text=f"ada {key}\n")
         self.ada("theorbo", "ps")
 
     # --- commands on machines ---------------------------------------------------------------------
@@ -107,11 +108,11 @@ class Cluster:
 
     def run(
         self, service: str, *command: str, user: str | None = None, check: bool = True, timeout: float = 60.0,
-        input: str = "",
+        text: str = "",
     ) -> subprocess.CompletedProcess[str]:  # fmt: skip
         """Run a command on a machine: as Ada on the login node, as the broker's user on its host, else as root."""
         done = subprocess.run(
-            [*self._exec(service, user), *command], capture_output=True, text=True, timeout=timeout, input=input,
+            [*self._exec(service, user), *command], capture_output=True, text=True, timeout=timeout, input=text,
             check=False,
         )  # fmt: skip
         if check and done.returncode != 0:
@@ -141,12 +142,16 @@ class Cluster:
 
     def nodes(self) -> dict[str, str]:
         """The state of each compute node, as Slurm sees it."""
-        lines = self.run("controller", "sinfo", "-h", "-N", "-p", "main", "-o", "%N %T", check=False).stdout.splitlines()
+        lines = self.run(
+            "controller", "sinfo", "-h", "-N", "-p", "main", "-o", "%N %T", check=False
+        ).stdout.splitlines()
         return dict(line.split() for line in lines)
 
     def wait_idle(self) -> None:
         """Until both nodes are free for the next job."""
-        wait_for(lambda: self.nodes() == dict.fromkeys(NODES, "idle"), f"idle nodes; they are {self.nodes()}", 60.0, 0.3)
+        wait_for(
+            lambda: self.nodes() == dict.fromkeys(NODES, "idle"), f"idle nodes; they are {self.nodes()}", 60.0, 0.3
+        )
 
     def jobs(self) -> list[str]:
         """What Ada has in the queue: `ID STATE` for each job."""
@@ -163,6 +168,19 @@ class Cluster:
         return [
             f"{service}: {args}" for service in ("login", *NODES) for args in self.processes(service).values()
         ]  # fmt: skip
+
+    def clean(self) -> None:
+        """After a case that has failed: no job, no process, and all machines up."""
+        for service in self._ids:
+            if docker("inspect", "--format", "{{.State.Running}}", self._ids[service]).strip() != "true":
+                self.start(service)
+        self.ada("scancel", "--user", "ada", check=False)
+        wait_for(lambda: not self.jobs(), "an empty queue", 60.0)
+        for service in NODES:
+            for pid in self.processes(service):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        self.wait_idle()
 
     # --- what happens to machines -------------------------------------------------------------------
 

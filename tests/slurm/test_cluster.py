@@ -4,6 +4,9 @@ import pytest
 
 from tests.slurm.cluster import NODES, wait_for
 
+TIMED_OUT = 124
+"""Exit status of timeout(1)."""
+
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(600)]
 
 
@@ -20,20 +23,29 @@ def test_homes_are_shared_and_tmp_is_not(cluster):
 
 
 def test_nobody_opens_a_connection_to_a_compute_node(cluster):
-    listener = cluster.ada("sbatch", "--parsable", "-N2", "-n2", "--wrap", "srun python -m http.server 8123").stdout.strip()
+    listener = cluster.ada(
+        "sbatch", "--parsable", "-N2", "-n2", "--wrap", "srun python -m http.server 8123"
+    ).stdout.strip()
     try:
         for node in NODES:
-            opened = ["bash", "-c", f"exec 3<>/dev/tcp/{node}/8123"]
-            wait_for(lambda: cluster.run(node, *opened, check=False).returncode == 0, f"the listener on {node}")
+            wait_for(lambda to=node: _connects(cluster, to, to) == 0, f"the listener on {node}")
             for service in ("login", "broker"):
-                assert cluster.run(service, "timeout", "1", *opened, check=False).returncode == 124
+                assert _connects(cluster, service, node) == TIMED_OUT
     finally:
         cluster.ada("scancel", listener)
     cluster.wait_idle()
 
 
-def test_a_urgent_job_ends_others(cluster):
-    job = cluster.ada("sbatch", "--parsable", "--no-requeue", "-N2", "--exclusive", "--wrap", "srun sleep 300").stdout.strip()
+def _connects(cluster, service, node):
+    """The exit status of an attempt to connect to the listener on a node."""
+    attempt = ["timeout", "1", "bash", "-c", f"exec 3<>/dev/tcp/{node}/8123"]
+    return cluster.run(service, *attempt, check=False).returncode
+
+
+def test_an_urgent_job_ends_others(cluster):
+    job = cluster.ada(
+        "sbatch", "--parsable", "--no-requeue", "-N2", "--exclusive", "--wrap", "srun sleep 300"
+    ).stdout.strip()
     wait_for(lambda: f"{job} RUNNING" in cluster.jobs(), "a job that runs")
     cluster.ada("srun", "-p", "urgent", "-N2", "true")
     assert "JobState=PREEMPTED" in cluster.ada("scontrol", "-o", "show", "job", job).stdout
