@@ -1,4 +1,4 @@
-"""compose.yaml: a standalone broker, a login host and an observer, each in a container of its own."""
+"""compose.yaml: a broker, a login node, two compute nodes and an observer, each in a container of its own."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from testcontainers.compose import DockerCompose
 
-pytestmark = [pytest.mark.containers, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(400)]
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,23 +55,41 @@ def services(compose_project):
             yield Services()
 
 
-def test_a_task_runs_through_the_standalone_broker_and_its_outcome_is_the_exit_status(services):
-    assert services.exit_status("login") == 0
-    assert "2 file(s) checked" in services.run("logs", "login").stdout
+def test_galaxies_are_counted_by_ranks_on_both_nodes_and_the_outcome_is_the_exit_status(services):
+    assert services.exit_status("login") == 0, services.run("logs", "login").stdout
+    assert "1268 galaxies" in services.run("logs", "login").stdout
 
 
-def test_an_observer_sees_every_line_from_the_first_to_the_outcome(services):
+def test_an_observer_sees_all_ranks_from_the_first_word_to_the_outcome(services):
     log = services.log_until("observer", "COMPLETED")
-    for text in ("checksums of 2 file(s)", "/etc/os-release", "/etc/passwd", "2 file(s) checked"):
-        assert text in log
-    assert log.index("/etc/os-release") < log.index("/etc/passwd") < log.index("2 file(s) checked")
+    for rank in range(4):
+        assert f"rank {rank} progress" in log
+    assert log.index("progress") < log.index("result: 1268 galaxies") < log.index("COMPLETED")
 
 
 def test_afterwards_the_journal_answers(services):
     services.exit_status("login")
     [execution] = [json.loads(line) for line in services.theorbo("observer", "ps", "--all", "--json").splitlines()]
     assert (execution["state"], execution["lost"]) == ("COMPLETED", 0)
-    assert "2 file(s) checked" in services.theorbo("observer", "result", execution["execution"])
+    assert {"node1", "node2"} <= set(execution["hosts"])
+    assert "1268 galaxies" in services.theorbo("observer", "result", execution["execution"])
+
+
+def test_all_services_run_as_a_user_who_is_not_root_and_none_is_published(services):
+    for service in ("broker", "observer", "node1", "node2"):
+        uids = services.run("exec", "--no-TTY", service, "sh", "-c", "cat /proc/[0-9]*/status | grep ^Uid:").stdout
+        assert "\t0" not in uids, f"{service}: {uids}"
+    ports = services.run("ps", "--format", "{{.Publishers}}").stdout.split()
+    assert set(ports) <= {"[]"}, ports
+
+
+def test_no_key_lies_in_an_image(services):
+    for image in ("theorbo:local", "theorbo-node:local"):
+        search = "find / -xdev ( -name 'id_*' -o -name 'ssh_host_*' -o -name '*key*.json' ) -not -path '/proc/*'"
+        found = _docker(
+            "run", "--rm", "--user", "root", image, "sh", "-c", search.replace("(", "\\(").replace(")", "\\)")
+        )
+        assert (found.returncode, found.stdout) == (0, ""), found
 
 
 def test_nobody_without_a_key_on_the_list_is_let_in(services):
