@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import signal
 
+from theorbo.schemas.launch_plan import NodeStart
 from theorbo.schemas.limits import (
     AGENT_PAUSE_S,
     AGENT_READY_S,
@@ -15,6 +16,7 @@ from theorbo.schemas.limits import (
     SIBLINGS_S,
 )
 from theorbo.task_runtime.agent_keeping import DismissAgent, KillAgent, StartAgent, Warn
+from theorbo.task_runtime.nodes import StartNodes, TellNodes
 from theorbo.task_runtime.phase import Finish, MarkEnd, Phase
 from theorbo.task_runtime.processes import Process, RankProcess
 from theorbo.task_runtime.rank_ending import SendSignal
@@ -215,3 +217,85 @@ def test_what_goes_by_itself_is_not_mentioned():
     core.started_ended(50.0)
     assert core.due([Process(12, 1, 10, 6)], 0.0) == []
     assert core.due([], 0.1) == [MarkEnd()]
+
+
+# --- with other machines -------------------------------------------------------------------------
+
+NODES = [NodeStart(["ssh", "n1"], 1)]
+
+
+def with_node():
+    """Rank 0 runs here, rank 1 on the other machine."""
+    core = Supervision(has_launcher=True, grace_s=10.0, nodes=NODES)
+    assert core.start(0.0) == [StartAgent(), StartNodes(0)]
+    core.agent.started(0.0)
+    assert core.agent_ready() == []
+    assert core.node_ready(1, "n1") == [StartRanks()]
+    core.rank_started(RANK)
+    core.rank_started_on(1)
+    return core
+
+
+def test_ranks_are_started_when_all_agents_are_ready_whichever_is_last():
+    core = Supervision(has_launcher=True, grace_s=10.0, nodes=NODES)
+    core.start(0.0)
+    assert core.node_ready(1, "n1") == []
+    assert core.agent_ready() == [StartRanks()]
+
+
+def test_the_end_is_marked_when_all_machines_have_cleared_and_it_is_over_when_all_have_delivered():
+    core = with_node()
+    assert core.started_ended(50.0) == [TellNodes("over")]
+    assert core.due([], 51.0) == []
+    core.nodes.cleared(1)
+    assert core.due([], 52.0) == [MarkEnd()]
+    assert core.agent_ended(0, "", 53.0) == []
+    core.nodes.done(1, "n1")
+    core.nodes.command_ended(0, 0, "", "ssh n1")
+    assert core.due([], 54.0) == [Finish(None, started=True)]
+
+
+def test_a_machine_that_does_not_get_ready_ends_the_launch_and_what_was_reported_is_delivered():
+    core = Supervision(has_launcher=True, grace_s=10.0, nodes=NODES)
+    core.start(0.0)
+    core.agent.started(0.0)
+    core.nodes.failed(1, "n1", "no broker")
+    core.nodes.command_ended(0, 6, "", "ssh n1")
+    assert core.due([], 1.0) == []  # the agent here decides whether anything can be reported at all
+    core.agent_ready()
+    assert core.due([], 2.0) == [TellNodes("over"), MarkEnd("n1: no broker")]
+    assert core.agent_ended(0, "", 3.0) == [Finish("n1: no broker", started=False)]
+
+
+def test_without_a_broker_the_other_machines_leave():
+    core = Supervision(has_launcher=True, grace_s=10.0, nodes=NODES)
+    core.start(0.0)
+    core.agent.started(0.0)
+    assert core.agent_ended(6, "no broker", 1.0) == [Finish("no broker", started=False), TellNodes("leave")]
+
+
+def test_the_launcher_is_ended_when_ranks_have_gone_from_all_machines():
+    core = with_node()
+    core.ranks_gone(10.0)
+    assert core.next_at(10.0) is None
+    core.ranks_gone(20.0, node=1)
+    assert core.next_at(20.0) == 20.0 + LAUNCHER_END_S
+
+
+def test_told_to_end_it_tells_the_other_machines():
+    core = with_node()
+    assert TellNodes("end", 10.0) in core.told_to_end("SIGTERM", 10.0)
+    assert TellNodes("end", 0.0) in core.told_to_end("SIGTERM", 11.0)
+
+
+def test_what_another_machine_could_not_deliver_is_said_with_the_rest():
+    core = with_node()
+    core.started_ended(50.0)
+    core.nodes.cleared(1)
+    core.due([], 52.0)
+    core.nodes.failed(1, "n1", "the broker is away")
+    core.nodes.command_ended(0, 6, "", "ssh n1")
+    assert core.due([], 53.0) == [StartNodes(0, sweep=True)]
+    core.agent_ended(0, "", 54.0)
+    core.nodes.command_ended(0, 6, "", "ssh n1")
+    assert core.due([], 55.0) == [Finish("n1: the broker is away", started=True)]
