@@ -84,10 +84,10 @@ def test_a_rank_that_exits_before_it_should_is_named(mpi):
     assert ended(mpi("exit")) == (("FAILED", "rank 2: exit code 3"), 1)
 
 
-def test_mpi_abort_ends_all(mpi):
+def test_mpi_abort_ends_all_and_the_rank_that_called_it_is_named(mpi):
     (state, reason), status = ended(mpi("abort"))
     assert (state, status) == ("FAILED", 1)
-    assert reason
+    assert reason.startswith("rank 2: exit code 7")
 
 
 def test_cancel_ends_all_ranks_before_their_launcher(mpi):

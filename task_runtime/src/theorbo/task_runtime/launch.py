@@ -33,6 +33,7 @@ from theorbo.task_runtime.agent_keeping import Warn
 from theorbo.task_runtime.agent_process import AgentProcess, connection_content
 from theorbo.task_runtime.file_space import reserve
 from theorbo.task_runtime.keeper import Keeper
+from theorbo.task_runtime.mpi_abort import WHY, aborted
 from theorbo.task_runtime.node_command import NodeCommand
 from theorbo.task_runtime.node_protocol import NodePlan, Said
 from theorbo.task_runtime.nodes import EndCommand, ReportLost, StartNodes, TellNodes
@@ -74,6 +75,7 @@ class Launch(Keeper):
         self._problem: str | None = None
         self._output = b""  # the end of what the launcher itself has written
         self._output_pipe = -1
+        self._aborted: dict[int, int] = {}
         self._lost: Counter[tuple[str, str]] = Counter()  # (stream, why) → events, which ranks could not report
 
     def run(self) -> int:
@@ -142,6 +144,9 @@ class Launch(Keeper):
         elif word == "ended":
             rank, status, error = map(int, rest.split())
             self._core.rank_ended(rank, status, error, time.monotonic())
+        elif word == "aborted":
+            rank, code = map(int, rest.split())
+            self._aborted[rank] = code
         elif word == "lost":
             stream, count, why = rest.split(" ", 2)
             self._lost[stream, why] += int(count)
@@ -290,10 +295,12 @@ class Launch(Keeper):
             fields["scheduler_state"] = scheduler.ask_state()
         if self._output:
             fields["stderr"] = self._output.decode(errors="replace")
+        self._aborted.update(aborted(self._spool, self._core.silent))
         unrecorded = self._core.unrecorded
-        if unrecorded:
-            fields["unrecorded"] = {rank: self._core.statuses[rank] for rank in unrecorded}
-            fields["unrecorded_why"] = "; ".join(sorted({os.strerror(number) for number in unrecorded.values()}))
+        if unrecorded or self._aborted:
+            fields["unrecorded"] = {**self._aborted, **{rank: self._core.statuses[rank] for rank in unrecorded}}
+            whys = {os.strerror(number) for number in unrecorded.values()} | ({WHY} if self._aborted else set())
+            fields["unrecorded_why"] = "; ".join(sorted(whys))
         self._report("launcher_ended", **fields)
         for (stream, why), count in self._lost.items():  # last: they may be many, and room is for the end first
             self._report("loss", stream=stream, count=count, detail=f"dropped by the rank: {why}")

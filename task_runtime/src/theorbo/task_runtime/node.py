@@ -27,6 +27,7 @@ from theorbo.task_runtime import processes
 from theorbo.task_runtime.agent_keeping import Warn
 from theorbo.task_runtime.agent_process import AgentProcess
 from theorbo.task_runtime.keeper import Keeper
+from theorbo.task_runtime.mpi_abort import aborted
 from theorbo.task_runtime.node_protocol import NodePlan, decode_plan, encode_line
 from theorbo.task_runtime.node_supervision import NodeSupervision, Say
 from theorbo.task_runtime.phase import MarkEnd
@@ -160,6 +161,9 @@ class Node(Keeper):
 
     def _perform_own(self, it: Any) -> None:
         if isinstance(it, Say):
+            if it.word == "cleared":
+                for rank, code in aborted(self._spool, self._core.silent).items():
+                    self._head.say("rank", line=f"aborted {rank} {code}")
             self._head.say(it.word)
         elif isinstance(it, Warn):
             self._head.say("warn", text=it.text)

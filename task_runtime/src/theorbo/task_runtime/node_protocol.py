@@ -10,7 +10,8 @@ Down, from the head; where one command starts several nodes all of them get the 
 Up: `{"node": 1, "host": "n1", "says": …}` with
 
 * `ready`: the agent was welcomed by the broker;
-* `rank` with `line`: what a thin parent has written into the ranks' FIFO (see `wrapper.RANKS_PIPE`);
+* `rank` with `line`: what a thin parent has written into the ranks' FIFO (see `wrapper.RANKS_PIPE`), or
+  `aborted RANK CODE` (see `mpi_abort`);
 * `gone`: no thin parent lives here any more, for the moment;
 * `ending` with `grace_s`: ranks of this machine are being ended;
 * `warn` with `text`: to be reported as a log line of the launcher;

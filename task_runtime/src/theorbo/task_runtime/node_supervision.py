@@ -136,7 +136,7 @@ class NodeSupervision:
         if self.phase is Phase.RUNNING and self._is_abandoned(now):
             self.phase = Phase.CLEARING
         elif self.phase is Phase.RUNNING:
-            living = [rank for number, rank in self.ranks.items() if number not in self._ended]
+            living = [self.ranks[number] for number in self.silent]
             out += self.ending.due(members(living, table), now)
         elif self.phase is Phase.CLEARING:
             out += self._clearing.due(members(self.ranks.values(), table), now)
@@ -145,6 +145,11 @@ class NodeSupervision:
                 out += [Say("cleared"), MarkEnd()]
                 self.agent.drain(now)
         return [*out, *self._end()]
+
+    @property
+    def silent(self) -> list[int]:
+        """Ranks that have started here, and whose end nobody has reported."""
+        return [number for number in self.ranks if number not in self._ended]
 
     def _is_abandoned(self, now: float) -> bool:
         return self._alone and not self._present and self._alone_until is not None and now >= self._alone_until

@@ -177,8 +177,13 @@ class Supervision:
                 times += self._launcher_by.values()
         return min((time for time in times if time is not None and time > now), default=None)
 
+    @property
+    def silent(self) -> list[int]:
+        """Ranks of this machine that have started, and whose end nobody has reported."""
+        return [number for number in self.ranks if number not in self.statuses]
+
     def _living(self) -> list[RankProcess]:
-        return [rank for number, rank in self.ranks.items() if number not in self.statuses]
+        return [self.ranks[number] for number in self.silent]
 
     def _end_ranks(self, grace_s: float, now: float) -> list[LaunchInstruction]:
         self.ending.request(grace_s, now)
