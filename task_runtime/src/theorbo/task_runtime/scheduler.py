@@ -22,7 +22,7 @@ _BY_REASON = {
     "BootFail": "BOOT_FAIL",
     "DeadLine": "DEADLINE",
 }
-"""While a job is COMPLETING only the reason tells why."""
+"""While a job is COMPLETING its end has a reason, if any, but no state yet."""
 
 
 def job() -> str:
@@ -33,8 +33,9 @@ def job() -> str:
 def ended_state(answer: str) -> str:
     """How a job has ended, by what `scontrol -o show job` says; nothing while it goes on, or is not known. Pure."""
     state, reason = _field(answer, "JobState"), _field(answer, "Reason")
-    if state == "COMPLETING":
-        return _BY_REASON.get(reason, "")
+    if state == "COMPLETING":  # it does so by itself only after the script that we are in
+        preempted = _field(answer, "PreemptTime") not in ("", "None")
+        return _BY_REASON.get(reason, "PREEMPTED" if preempted else "CANCELLED")
     return "" if state in _UNDER_WAY else state
 
 
