@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[2]
 DISTRIBUTIONS = {
     "theorbo-schemas": [],
     "theorbo-broker": ["broker", "journal", "schema"],
-    "theorbo-executor": ["run", "attach", "launch", "agent", "emit", "schema"],
-    "theorbo-task-runtime[agent]": ["launch", "agent", "emit"],
+    "theorbo-executor": ["run", "attach", "launch", "node", "agent", "emit", "schema"],
+    "theorbo-task-runtime[agent]": ["launch", "node", "agent", "emit"],
     "theorbo-observer": ["tail", "ps", "result", "replay", "schema"],
 }
 """What one installs, and which commands one then has."""

@@ -64,9 +64,9 @@ class Keeper:
     def _keep(self, first: Callable[[], Sequence[Any]]) -> Finish:
         """Perform what `first` says, then whatever follows, until the core says `Finish`."""
         self._wakeup = _wake_on_signals()
-        self._watch(self._wakeup.fileno(), self._on_wakeup)
+        self.watch(self._wakeup.fileno(), self._on_wakeup)
         if self._ranks_pipe:
-            self._watch(self._ranks_pipe.descriptor, self._on_ranks_pipe)
+            self.watch(self._ranks_pipe.descriptor, self._on_ranks_pipe)
         core = self._keeper_core
         self._perform(first())
         while self._finish is None:
@@ -89,11 +89,13 @@ class Keeper:
             if descriptor in self._readers:
                 self._readers[descriptor]()
 
-    def _watch(self, descriptor: int, reader: Callable[[], None]) -> None:
+    def watch(self, descriptor: int, reader: Callable[[], None]) -> None:
+        """Call `reader` when there is something to read."""
         self._readers[descriptor] = reader
         self._poll.register(descriptor, select.POLLIN)
 
-    def _unwatch(self, descriptor: int) -> None:
+    def unwatch(self, descriptor: int) -> None:
+        """No more."""
         del self._readers[descriptor]
         self._poll.unregister(descriptor)
 
@@ -132,7 +134,7 @@ class Keeper:
             elif word == "fenced":
                 self._keeper_core.agent.fenced()
         if descriptor is not None and self._agent.socket is None:
-            self._unwatch(descriptor)
+            self.unwatch(descriptor)
 
     def _on_agent_ends_ranks(self, grace_s: float) -> None:
         """The agent was told to end the ranks, and does so."""
@@ -146,8 +148,8 @@ class Keeper:
         for line in said.lines:
             self._on_rank_line(line)
         if said.all_gone:
-            self._unwatch(former)
-            self._watch(self._ranks_pipe.descriptor, self._on_ranks_pipe)
+            self.unwatch(former)
+            self.watch(self._ranks_pipe.descriptor, self._on_ranks_pipe)
             if self._keeper_core.ranks:
                 self._on_ranks_gone()
 
@@ -170,10 +172,10 @@ class Keeper:
 
     def _watch_once(self, descriptor: int) -> None:
         def gone() -> None:
-            self._unwatch(descriptor)
+            self.unwatch(descriptor)
             os.close(descriptor)
 
-        self._watch(descriptor, gone)
+        self.watch(descriptor, gone)
 
     # --- what the core decided ------------------------------------------------------------------------
 
@@ -199,7 +201,7 @@ class Keeper:
     def _start_agent(self) -> None:
         now = time.monotonic()
         try:
-            self._watch(self._agent.start().fileno(), self._on_agent)
+            self.watch(self._agent.start().fileno(), self._on_agent)
         except OSError as error:  # no process, no descriptor, no disk: perhaps there is one later
             self._on_agent_ended(-1, f"the agent cannot be started: {error.strerror}", now)
         else:

@@ -33,8 +33,9 @@ from theorbo.task_runtime.agent_keeping import Warn
 from theorbo.task_runtime.agent_process import AgentProcess, connection_content
 from theorbo.task_runtime.file_space import reserve
 from theorbo.task_runtime.keeper import Keeper
+from theorbo.task_runtime.launch_help import PLANS
 from theorbo.task_runtime.mpi_abort import WHY, aborted
-from theorbo.task_runtime.node_command import NodeCommand
+from theorbo.task_runtime.node_command import NodeCommands
 from theorbo.task_runtime.node_protocol import NodePlan, Said
 from theorbo.task_runtime.nodes import EndCommand, ReportLost, StartNodes, TellNodes
 from theorbo.task_runtime.phase import Finish, MarkEnd
@@ -70,7 +71,7 @@ class Launch(Keeper):
             time_limit_s=plan.time_limit_s, grace_s=plan.grace_s,
         )  # fmt: skip
         super().__init__(spool, ranks_pipe, self._core, agent)
-        self._nodes = [NodeCommand(start) for start in plan.nodes]
+        self._nodes = NodeCommands(plan.nodes, self)
         self._started: list[subprocess.Popen[bytes]] = []
         self._problem: str | None = None
         self._output = b""  # the end of what the launcher itself has written
@@ -86,8 +87,7 @@ class Launch(Keeper):
             job=scheduler.job(),
         )  # fmt: skip
         finish = self._keep(lambda: self._core.start(time.monotonic()))
-        for node in self._nodes:
-            node.stop()
+        self._nodes.stop()
         return self._over(finish)
 
     def _over(self, finish: Finish) -> int:
@@ -125,8 +125,7 @@ class Launch(Keeper):
         self._core.agent_ends_ranks(grace_s, time.monotonic())
 
     def _on_children(self, now: float) -> None:
-        for index in range(len(self._nodes)):
-            self._on_node_ended(index)
+        self._nodes.reap()
         if self._started and all([child.poll() is not None for child in self._started]):  # noqa: C419 - reap all
             self._on_ranks_pipe()  # what they said before
             self._perform(self._core.started_ended(now))
@@ -160,22 +159,14 @@ class Launch(Keeper):
                 text = os.read(self._output_pipe, 65536)
                 self._output = (self._output + text)[-LAUNCHER_STDERR_BYTES:]
                 if not text:
-                    self._unwatch(self._output_pipe)
+                    self.unwatch(self._output_pipe)
                     os.close(self._output_pipe)
                     self._output_pipe = -1
 
     # --- other machines -------------------------------------------------------------------------------
 
-    def _on_node(self, index: int) -> None:
-        node = self._nodes[index]
-        watched = set(node.open)
-        node.read_words()
-        for said in node.said():
-            self._on_said(said)
-        for descriptor in watched - node.open:
-            self._unwatch(descriptor)
-
-    def _on_said(self, said: Said) -> None:
+    def on_said(self, said: Said) -> None:
+        """What a node says; see `node_protocol`."""
         now, number, fields = time.monotonic(), said.node, said.fields
         if said.says == "ready":
             self._perform(self._core.node_ready(number, said.host))
@@ -194,32 +185,18 @@ class Launch(Keeper):
         elif said.says == "failed":
             self._perform(self._core.nodes.failed(number, said.host, str(fields.get("text"))))
 
-    def _on_node_ended(self, index: int) -> None:
-        node = self._nodes[index]
-        status = node.ended()
-        if status is None:
-            return
-        self._on_node(index)  # what it said before
-        for descriptor in node.open:
-            self._unwatch(descriptor)
-        node.close()
-        self._perform(self._core.nodes.command_ended(index, status, node.words(), node.name))
+    def on_command_ended(self, index: int, status: int, words: str, name: str) -> None:
+        """A command that starts nodes has ended."""
+        self._perform(self._core.nodes.command_ended(index, status, words, name))
 
     def _start_nodes(self, index: int, *, sweep: bool) -> None:
-        plan, node = self._plan, self._nodes[index]
+        plan = self._plan
         needed = NodePlan(
             version=__version__, execution=plan.execution, spool_root=str(self._root), broker=str(self._broker),
             connection=plan.connection or connection_content(self._broker), spool_bytes=plan.spool_bytes,
             grace_s=self._grace_s, time_limit_s=plan.time_limit_s, keep_spool=plan.keep_spool, sweep=sweep,
         )  # fmt: skip
-        try:
-            node.start(needed)
-        except OSError as error:
-            why = f"{error.strerror}" + (f": {error.filename}" if error.filename else "")
-            self._perform(self._core.nodes.command_ended(index, wrapper.NOT_FOUND, why, node.name))
-        else:
-            for descriptor in node.open:
-                self._watch(descriptor, lambda: self._on_node(index))
+        self._nodes.start(index, needed)
 
     # --- what the core decided ------------------------------------------------------------------------
 
@@ -229,10 +206,9 @@ class Launch(Keeper):
         elif isinstance(it, StartNodes):
             self._start_nodes(it.command, sweep=it.sweep)
         elif isinstance(it, TellNodes):
-            for node in self._nodes:
-                node.tell({"tell": it.word, "grace_s": it.grace_s})
+            self._nodes.tell({"tell": it.word, "grace_s": it.grace_s})
         elif isinstance(it, EndCommand):
-            self._nodes[it.command].end()
+            self._nodes.end(it.command)
         elif isinstance(it, ReportLost):
             self._report("node_lost", node=it.node, host=it.host, reason=it.reason)
         elif isinstance(it, SignalLauncher):
@@ -256,7 +232,7 @@ class Launch(Keeper):
         thin_parent = [sys.executable, "-I", "-S", wrapper.__file__, "--", *plan.command]
         self._output_pipe, writer = os.pipe()
         os.set_blocking(self._output_pipe, False)
-        self._watch(self._output_pipe, self._on_output)
+        self.watch(self._output_pipe, self._on_output)
         try:
             if not Path(plan.work_dir).is_dir():
                 self._problem = f"working directory not found: {plan.work_dir}"
@@ -307,38 +283,6 @@ class Launch(Keeper):
         self._touch_end()
 
 
-_EPILOG = """\
-A plan is a JSON object with these fields; those in brackets may be left out:
-  execution           id of the execution, 32 hexadecimal digits
-  broker              path of the broker's connection file
-  command             the program of every rank with its arguments, a list
-  environment         the program's whole environment, an object; nothing is added but what names the spool
-  work_dir            its working directory
-  [ranks]             how many there are: 1 if not given
-  [launcher_command]  what starts them, up to the program: ["srun", "-K", "-n", "8"], ["mpiexec", "-n", "8"]
-  [nodes]             the other machines: [[COMMAND, FIRST, COUNT], ...]. COMMAND is a list that runs a program
-                      there (["ssh", "node2"], or srun for COUNT machines at once), FIRST the number of the first
-                      of them, from 1 on. Theorbo has to be installed at the same place on all.
-  [spool_root]        where spools are made, a directory that each machine has for itself
-  [grace_s]           between SIGTERM and SIGKILL
-  [time_limit_s]      from the launch on
-  [spool_bytes]       bound of what is not delivered yet, on each machine
-  [keep_spool]        true: it is not removed at the end
-  [connection]        what the connection file says, for machines that do not see it
-
-Any workflow engine may write one. What submits the execution (execution_submitted, from the source executor; see
-docs/protocol.md) does so before: the broker takes nothing of an execution that it does not know.
-
-The plan holds the whole environment of the program: give it mode 0600. It is removed as soon as it has been read.
-
-Example, one rank on this machine:
-  {"execution": "0197f0c2b4d87a3e9c1d5e6f70819203", "broker": "/etc/theorbo/connection.json",
-   "command": ["python", "analyse.py"], "environment": {"PATH": "/usr/bin"}, "work_dir": "/data/r0042"}
-
-Exit status: 0 all ranks ended well, 1 not all did (or it is not known of all), 6 nothing could be started,
-or not all be delivered; stderr says why, and how to deliver the rest."""
-
-
 def main(argv: list[str]) -> int:
     """Run the command. Raises TheorboError for what its user can mend."""
     parser = argparse.ArgumentParser(
@@ -346,7 +290,7 @@ def main(argv: list[str]) -> int:
         description="Start the ranks of one execution, and an agent on each machine where they run, wait for their "
         "end, and see to it that everything they reported reaches the broker. theorbo run calls it, with a plan that "
         "it has written; so may anything else.",
-        epilog=_EPILOG,
+        epilog=PLANS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--plan", type=Path, required=True, metavar="FILE", help="a launch plan in JSON")

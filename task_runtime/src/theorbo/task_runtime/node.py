@@ -101,7 +101,7 @@ class Node(Keeper):
 
     def run(self) -> int:
         """Keep the agent until everything is delivered. Tells the head how that went."""
-        self._watch(self._head.descriptor, self._on_head)
+        self.watch(self._head.descriptor, self._on_head)
         if self._plan.sweep:
             processes.end_users_of_spool(self._spool)
         finish = self._keep(lambda: self._core.start(time.monotonic()))
@@ -127,7 +127,7 @@ class Node(Keeper):
             elif what == "end":
                 self._core.told_to_end(float(fields.get("grace_s", 0.0)), now)
         if gone:
-            self._unwatch(self._head.descriptor)
+            self.unwatch(self._head.descriptor)
             self._perform(self._core.head_gone(now))
 
     def _on_termination(self, name: str, now: float) -> None:

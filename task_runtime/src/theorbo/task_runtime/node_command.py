@@ -1,4 +1,4 @@
-"""A command that starts nodes, as `theorbo launch` sees it: a process, and lines to and from it. A skin."""
+"""The commands that start nodes, as `theorbo launch` sees them: processes, and lines to and from them. A skin."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from theorbo.schemas.launch_plan import NodeStart
 from theorbo.schemas.limits import GOODBYE_S, LAUNCHER_STDERR_BYTES
 from theorbo.task_runtime.node_protocol import NodePlan, Said, decode_said, encode_line
+from theorbo.task_runtime.wrapper import NOT_FOUND
 
 
 class NodeCommand:
@@ -125,3 +128,72 @@ class NodeCommand:
                 if not more:
                     self.open.remove(descriptor)
         return text
+
+
+class Head(Protocol):
+    """Who watches descriptors, and wants to know what nodes say."""
+
+    def watch(self, descriptor: int, reader: Callable[[], None]) -> None:
+        """Call `reader` when there is something to read."""
+
+    def unwatch(self, descriptor: int) -> None:
+        """No more."""
+
+    def on_said(self, said: Said) -> None:
+        """A node has said something."""
+
+    def on_command_ended(self, index: int, status: int, words: str, name: str) -> None:
+        """A command has ended, or could not be started."""
+
+
+class NodeCommands:
+    """All commands of a plan, by their place in it."""
+
+    def __init__(self, starts: Sequence[NodeStart], head: Head) -> None:
+        self._commands = [NodeCommand(start) for start in starts]
+        self._head = head
+
+    def start(self, index: int, plan: NodePlan) -> None:
+        """Start one, a first or a second time."""
+        command = self._commands[index]
+        try:
+            command.start(plan)
+        except OSError as error:
+            why = f"{error.strerror}" + (f": {error.filename}" if error.filename else "")
+            self._head.on_command_ended(index, NOT_FOUND, why, command.name)
+        else:
+            for descriptor in command.open:
+                self._head.watch(descriptor, lambda: self._read(command))
+
+    def tell(self, fields: dict[str, object]) -> None:
+        """One line down, to all nodes."""
+        for command in self._commands:
+            command.tell(fields)
+
+    def end(self, index: int) -> None:
+        """End one; its end is told as any other."""
+        self._commands[index].end()
+
+    def reap(self) -> None:
+        """A child has ended: tell of the commands that have."""
+        for index, command in enumerate(self._commands):
+            status = command.ended()
+            if status is not None:
+                self._read(command)  # what was said before
+                for descriptor in command.open:
+                    self._head.unwatch(descriptor)
+                command.close()
+                self._head.on_command_ended(index, status, command.words(), command.name)
+
+    def stop(self) -> None:
+        """Wait for the end of all, a little; then end them."""
+        for command in self._commands:
+            command.stop()
+
+    def _read(self, command: NodeCommand) -> None:
+        watched = set(command.open)
+        command.read_words()
+        for said in command.said():
+            self._head.on_said(said)
+        for descriptor in watched - command.open:
+            self._head.unwatch(descriptor)
