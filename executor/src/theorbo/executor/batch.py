@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from theorbo.executor.slurm import WAITING
 from theorbo.executor.values import Decision, JobTold, LauncherEnded, Report, Withdraw, Withdrawn
 from theorbo.schemas import events
 from theorbo.schemas.frames import Header
-from theorbo.schemas.limits import SCHEDULER_ANSWER_S
+from theorbo.schemas.limits import QUEUE_ANSWER_S
 from theorbo.schemas.names import EXECUTOR
 
 BATCH_LAUNCHER = "slurm"
@@ -59,7 +60,8 @@ class Batch:
                 return []  # a former Executor has reported it
             self.submitted = told.event
             return [Report(told.event), *self._withdraw()]
-        return [Report(told.event)]
+        stale = told.event.state in WAITING and self.begun  # of before it began
+        return [] if stale else [Report(told.event)]
 
     def learn(self, header: Header, event: events.EventBase) -> None:
         """A signal was heard or recalled, in whatever order, perhaps twice."""
@@ -120,9 +122,10 @@ class Batch:
         job = f"job {self.submitted.job}"
         if not ended.scheduler_state:
             return f"{job} is no longer known to the scheduler, and its launcher has not said how it ended{words}"
-        if not ended.started:
-            return f"{job} ended as {ended.scheduler_state} before it had begun{words}"
-        return f"{job} ended as {ended.scheduler_state} without a word of its launcher{words}"
+        how = f"{job} ended as {ended.scheduler_state}"
+        if ended.scheduler_reason:
+            how += f" ({ended.scheduler_reason})"
+        return how + (" without a word of its launcher" if ended.started else " before it had begun") + words
 
     def _withdraw(self) -> list[Decision]:
         if not self._end_wanted or not self.submitted or not self.waits or self._withdrawing:
@@ -134,7 +137,7 @@ class Batch:
         if position in self._accepted:
             return []
         self._accepted.add(position)
-        deadline = unix + SCHEDULER_ANSWER_S
+        deadline = unix + QUEUE_ANSWER_S
         return [Report(events.ControlAccepted(time=unix, action=action, position=position, deadline=deadline))]
 
     def _receipts(self, unix: float, *, detail: str = "", refused: str = "") -> list[Decision]:

@@ -445,7 +445,7 @@ class Supervisor:
         return [Notice(f"the broker waits: {problem}; nothing is lost" if problem else "the broker goes on")]
 
     def _how_it_went(self) -> str:
-        code, words, started, _ = self._launcher
+        code, words, started, *_ = self._launcher
         if self._batch:
             return self._batch.how_it_went(self._launcher)
         if not started:

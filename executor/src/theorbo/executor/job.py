@@ -246,7 +246,7 @@ class Job:
         if status and (new := watch.learn(status)):
             self._ring(watch.told(new, time.time()))
         if status is None or status.ended:
-            self._end(watch.ended(status, self._words()))
+            self._end(watch.ended(status, self._words(watch)))
 
     def _cancel(self, watch: JobWatch, order: _Order) -> None:
         waiting_only = order is _Order.WITHDRAW
@@ -261,11 +261,14 @@ class Job:
         elif refused and not gone:
             self._tell(f"job {watch.job} could not be cancelled: {refused}")
 
-    def _words(self) -> str:
+    def _words(self, watch: JobWatch) -> str:
         try:
             return last_words(self._files.output.read_bytes())
         except OSError:
-            return ""
+            if not watch.begun:
+                return ""
+            directory = self._files.directory
+            return f"it has written nothing to {directory}; --plan-dir names a directory that all machines see"
 
     def _trouble(self, problem: str) -> None:
         if problem != self._problem:

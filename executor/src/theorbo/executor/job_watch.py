@@ -63,8 +63,8 @@ class JobWatch:
 
     def ended(self, status: JobStatus | None, words: str) -> LauncherEnded:
         """It is over; None: the scheduler has forgotten it."""
-        state = status.state if status else ""
-        return LauncherEnded(None, words, started=self.begun or status is None, scheduler_state=state)
+        state, reason = (status.state, status.reason) if status else ("", "")
+        return LauncherEnded(None, words, self.begun or status is None, state, reason)
 
 
 def found_by_name(answer: Answer, execution: str) -> str:

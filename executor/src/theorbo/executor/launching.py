@@ -143,6 +143,12 @@ class Launching:
             return sum(count for _, count in parsed_hosts(self.hosts))
         return ranks
 
+    def most_per_node(self, ranks: int) -> int | None:
+        """Ranks on one node at most: even numbers, unless something else was said, where Slurm would fill one first."""
+        if self.ranks_per_node or not self.nodes:
+            return self.ranks_per_node
+        return -(-ranks // self.nodes)
+
     def merged(self, given: Mapping[str, Any]) -> Launching:
         """With what was given later, which wins. If that is another launcher, what only the former one knows goes."""
         base = self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from theorbo.executor.mpi import (
     starter_command,
 )
 from theorbo.executor.slurm import node_starts, ranks_command
+from theorbo.schemas.connection import KEY_VARIABLE, key_file
 from theorbo.schemas.errors import UsageError
 from theorbo.schemas.launch_plan import NodeStart
 
@@ -120,7 +122,8 @@ def _mpi(launching: Launching, ranks: int | None, python: str | None, environmen
     names = [*environment, *_RANK_VARIABLES]
     command, variables = hosts_command(starter, version, ranks, hosts, os.getuid(), names)
     others = [host for host, _ in hosts if not _is_here(host)]
-    starts = [NodeStart(["ssh", *SSH_OPTIONS, host], first=number) for number, host in enumerate(others, 1)]
+    key = ["env", shlex.quote(f"{KEY_VARIABLE}={key_file().absolute()}")] if _key_elsewhere() else []
+    starts = [NodeStart(["ssh", *SSH_OPTIONS, host, *key], first=number) for number, host in enumerate(others, 1)]
     return Placement("mpi", ranks, len(hosts), command, variables, starts)
 
 
@@ -128,6 +131,11 @@ def _type(launching: Launching, python: str | None, environment: Mapping[str, st
     if not mpi:
         return launching.mpi_type or "none"
     return launching.mpi_type or mpi_type(python, environment)
+
+
+def _key_elsewhere() -> bool:
+    """Whether a variable says where the user's key lies; ssh does not take it along."""
+    return any(os.environ.get(name) for name in (KEY_VARIABLE, "THEORBO_CONFIG", "XDG_CONFIG_HOME"))
 
 
 def _number(environment: Mapping[str, str], *names: str) -> int:

@@ -31,7 +31,7 @@ from theorbo.executor.slurm import (
 )
 from theorbo.schemas.connection import state_directory
 from theorbo.schemas.errors import Unavailable
-from theorbo.schemas.limits import SCHEDULER_ANSWER_S, SUBMIT_S
+from theorbo.schemas.limits import QUEUE_ANSWER_S, SUBMIT_S
 
 
 class InDoubt(Unavailable):
@@ -105,9 +105,9 @@ class Slurm:
 
     def _asked(self, *command: str) -> tuple[int, str, str]:
         try:
-            return self._run(list(command), SCHEDULER_ANSWER_S)
+            return self._run(list(command), QUEUE_ANSWER_S)
         except TimeoutError:
-            raise Unavailable(f"{command[0]} has not answered within {SCHEDULER_ANSWER_S:g} s") from None
+            raise Unavailable(f"{command[0]} has not answered within {QUEUE_ANSWER_S:g} s") from None
 
     def _run(self, command: list[str], timeout_s: float, text: str = "") -> tuple[int, str, str]:
         try:

@@ -59,8 +59,8 @@ def submit_command(launching: Launching, ranks: int, name: str, output: Path) ->
     options = {
         "partition": launching.partition, "time": launching.time, "account": launching.account,
         "reservation": launching.reservation, "constraint": launching.constraint, "qos": launching.qos,
-        "mem": launching.memory, "ntasks-per-node": launching.ranks_per_node, "nodes": launching.nodes or 1,
-        "ntasks": ranks, "job-name": name, "output": output, "error": output,
+        "mem": launching.memory, "ntasks-per-node": launching.most_per_node(ranks),
+        "nodes": launching.nodes or 1, "ntasks": ranks, "job-name": name, "output": output, "error": output,
     }  # fmt: skip
     given = [f"--{option}={value}" for option, value in options.items() if value]
     fixed = ["--parsable", "--no-requeue", "--open-mode=append", "--input=/dev/null", "--export=ALL"]
@@ -99,7 +99,7 @@ def ranks_command(srun: str, launching: Launching, ranks: int, nodes: int | None
     others have ended well (a site's WaitTime would).
     """
     options = {
-        "mpi": mpi_type, "ntasks": ranks, "nodes": nodes, "ntasks-per-node": launching.ranks_per_node,
+        "mpi": mpi_type, "ntasks": ranks, "nodes": nodes, "ntasks-per-node": launching.most_per_node(ranks),
     }  # fmt: skip
     given = [f"--{option}={value}" for option, value in options.items() if value]
     return [srun, "--kill-on-bad-exit=1", "--wait=0", *given, *launching.srun_options]

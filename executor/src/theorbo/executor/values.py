@@ -69,6 +69,7 @@ class LauncherEnded(NamedTuple):
     started: bool = True
     scheduler_state: str = ""
     """How the job has ended, in the scheduler's words; empty if there is none, or it has forgotten it."""
+    scheduler_reason: str = ""
 
 
 class JobTold(NamedTuple):

@@ -375,7 +375,7 @@ QUEUE_LOCK_S = 60.0
 """Who is asking the queue for all of a user's Executors, and has not answered for this long, is stopped or hangs:
 another one asks."""
 
-SCHEDULER_ANSWER_S = 30.0
+QUEUE_ANSWER_S = 30.0
 """How long squeue, scontrol and scancel may take. A controller that is busy answers later: it is asked again at the
 next poll, and nothing is concluded from its silence."""
 
