@@ -15,6 +15,7 @@ from random import Random
 from typing import Any
 
 from tests.broker.bus import AGENT, RANK, SUBMITTED, Bus, log, put
+from theorbo.broker.requests import ACTIONS
 from theorbo.broker.values import (
     Chunk,
     ChunkRead,
@@ -164,9 +165,19 @@ class _Bus(Bus):
 
 _SAID_BY_CLIENTS = (
     Command.HELLO, Command.PING, Command.PUT, Command.ATTACH, Command.READ, Command.CREDIT, Command.CLOSE,
-    Command.LIST, Command.FETCH, Command.BYE,
+    Command.LIST, Command.FETCH, Command.REQUEST, Command.BYE,
 )  # fmt: skip
-_SAID_OFTEN = (Command.PUT, Command.PUT, Command.PUT, Command.ATTACH, Command.READ, Command.CREDIT, Command.LIST)
+_SAID_OFTEN = (
+    Command.PUT,
+    Command.PUT,
+    Command.PUT,
+    Command.ATTACH,
+    Command.READ,
+    Command.CREDIT,
+    Command.LIST,
+    Command.REQUEST,
+    Command.REQUEST,
+)
 PEERS = tuple(b"peer %d" % number for number in range(5))
 
 
@@ -232,9 +243,19 @@ def next_frames(chance: Random) -> list[bytes]:
         return list(_put(chance).encode())
     header = with_field(frames[1], "execution", chance.choice((*EXECUTIONS[:1] * 4, *EXECUTIONS, bytes(16))))
     header = with_field(header, "request", chance.randrange(4))
+    body = _request(chance) if command == Command.REQUEST else frames[2]
     if chance.random() < 0.35:
-        return [command, header, frames[2]]
-    return hostile_frames(chance, (command, header, frames[2]))
+        return [command, header, body]
+    return hostile_frames(chance, (command, header, body))
+
+
+def _request(chance: Random) -> bytes:
+    """Any action, few tokens, so that some come again, and now and then a value that is none."""
+    wish = {"action": chance.choice(ACTIONS), "by": "ada", "reason": "", "grace_s": 1, "token": chance.choice("abc")}
+    if chance.random() < 0.4:
+        absurd = (None, "", 0, -1, 1e308, 10**400, True, [], {}, "x" * 5000, "\ud800", float("nan"), float("inf"))
+        wish[chance.choice(list(wish))] = chance.choice(absurd)
+    return json.dumps(wish).encode()
 
 
 def _put(chance: Random) -> Message:
