@@ -105,6 +105,7 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path):
         (RANK_3, Channel.STDOUT, "rank-3.out"),
         (RANK_3, Channel.STDERR, "rank-3.err"),
         (Source(SourceKind.AGENT, 0), None, "agent-0.rec"),
+        (Source(SourceKind.AGENT, 0), Channel.METRICS, "agent-0.use"),
         (LAUNCHER, None, "launcher.rec"),
         (EXECUTOR, None, "executor.rec"),
     ],

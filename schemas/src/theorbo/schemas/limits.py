@@ -216,6 +216,14 @@ LAUNCHER_STDERR_BYTES = 8 * KIB
 """What is kept of the end of the launcher's own output, for its end record: the last lines say why. What was before is
 dropped."""
 
+USAGE_S = 10.0
+"""How often an agent reports what the ranks of its node use: seen on a plot, and a thousandth of a core for a hundred
+ranks. While log and metrics are dropped for want of room it is not reported."""
+
+USAGE_RANKS = 100
+"""Ranks of a node that one report of usage lists, so that it stays small: half of them those that have been quiet for
+longest, half those that use most memory. The sums are over all."""
+
 TIME_LIMIT_SLACK_S = 5.0
 """So long after a time limit an agent ends the ranks itself, if nobody has asked for it: the Executor that should have
 may be gone, or cut off. Where it is there it asks first: one request, and not one of each node."""

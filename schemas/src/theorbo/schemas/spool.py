@@ -6,7 +6,8 @@ Rules of the house:
    One that belongs to somebody else, or that others may enter, is refused.
 2. Files are only ever appended to, each record by one `write` to a descriptor opened with O_APPEND.
 3. Names say who reports: `rank-3.rec` holds records, `rank-3.out` and `rank-3.err` what the program wrote
-   to stdout and stderr; `launcher.rec`, `agent-0.rec` and `executor.rec` likewise.
+   to stdout and stderr; `launcher.rec`, `agent-0.rec` and `executor.rec` likewise. `agent-0.use` holds an agent's
+   metrics: its own records are kept whole for its successor, and these come for ever.
 4. Attachments are files of their own, `attachments/SHA256`, written under another name and renamed before
    the record that names them is appended.
 """
@@ -41,9 +42,10 @@ PRESSURE = "pressure"
 PYTHON = "python"
 """A directory for PYTHONPATH that holds the in-process part of Theorbo and nothing else."""
 
-_SUFFIXES = {Channel.STDOUT: ".out", Channel.STDERR: ".err", None: ".rec"}
+_SUFFIXES = {Channel.STDOUT: ".out", Channel.STDERR: ".err", Channel.METRICS: ".use", None: ".rec"}
+_CHANNELS = {suffix[1:]: channel for channel, suffix in _SUFFIXES.items()}
 _EPOCH = re.compile(rb"(\d{20}) (\d{20})\n")
-_NAME = re.compile(r"(executor|launcher|agent|rank)(?:-(\d{1,9}))?\.(rec|out|err)")
+_NAME = re.compile(r"(executor|launcher|agent|rank)(?:-(\d{1,9}))?\.(rec|out|err|use)")
 
 
 class Pressure:
@@ -187,7 +189,8 @@ def parse_spool_name(name: str) -> tuple[Source, Channel | None] | None:
     if not match:
         return None
     source = Source(SourceKind[match.group(1).upper()], int(match.group(2) or 0))
-    return source, {"rec": None, "out": Channel.STDOUT, "err": Channel.STDERR}[match.group(3)]
+    channel = _CHANNELS[match.group(3)]
+    return None if channel is Channel.METRICS and source.kind is not SourceKind.AGENT else (source, channel)
 
 
 def open_append(path: Path | str) -> int:

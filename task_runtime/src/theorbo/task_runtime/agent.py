@@ -37,6 +37,7 @@ from theorbo.schemas.limits import (
     PRESSURE_S,
     SPOOL_BYTES,
     UNDELIVERED_S,
+    USAGE_S,
 )
 from theorbo.schemas.link import Link
 from theorbo.schemas.names import Source, SourceKind, Speaker, new_incarnation
@@ -46,9 +47,11 @@ from theorbo.task_runtime import processes
 from theorbo.task_runtime.agent_core import AgentCore, Life
 from theorbo.task_runtime.agent_process import LEAVE
 from theorbo.task_runtime.agent_spool import NodeSpool
+from theorbo.task_runtime.agent_usage import sample
 from theorbo.task_runtime.instructions import AgentInstruction, Complain, Forget, Inspect, Report, TellLauncher
 from theorbo.task_runtime.rank_ending import SendSignal
 from theorbo.task_runtime.time_limit import TimeLimit
+from theorbo.task_runtime.usage import Sample, usage
 
 READY = b"ready\n"
 """Said to `theorbo launch` once the broker has welcomed us. Then, when ranks are being ended:
@@ -65,7 +68,7 @@ class Agent:
         """Raises UsageError or Unavailable, if there is no such spool, or another agent delivers it."""
         execution, source = checked_execution(spool.name), Source(SourceKind.AGENT, node)
         self._spool = NodeSpool(spool, source)
-        self._broker, self._launcher = broker, launcher
+        self._broker, self._launcher, self._host = broker, launcher, socket.gethostname()
         epoch = take_epoch(spool, least=_last_epoch(self._spool.own_records) + 1)
         self._speaker = Speaker(execution, source, epoch, new_incarnation())
         self._takes_over = bool(self._spool.own_records)
@@ -77,7 +80,8 @@ class Agent:
         self._stopped = False
         self._alone = launcher is None  # nobody tells us the end, nor removes the spool
         self._started_at = time.time() - time.monotonic()
-        self._look_at = self._checkpoint_at = self._pressure_at = 0.0
+        self._look_at = self._checkpoint_at = self._pressure_at = self._usage_at = 0.0
+        self._sample: Sample | None = None
         self._progress_at = self._now()  # when something was acknowledged last, or the ranks had ended
         self._said_ready = False
         self._polled: Any = None  # what pollers were made for
@@ -88,7 +92,7 @@ class Agent:
         """Deliver until the end. Raises Refused, ProtocolError, UsageError or Unavailable."""
         self._wakeup = _wake_on_signals(self._on_signal)
         speaker = self._speaker
-        who = (socket.gethostname(), __version__, speaker.epoch, speaker.incarnation)
+        who = (self._host, __version__, speaker.epoch, speaker.incarnation)
         self._perform(self._core.start(*who, now=self._now()))
         self._perform(self._core.resumed(self._now()))
         try:
@@ -140,6 +144,9 @@ class Agent:
         if now >= self._pressure_at:
             self._pressure_at = now + PRESSURE_S
             self._spool.adjust_pressure(now)
+        if now >= self._usage_at and self._core.life is Life.DELIVERING:
+            self._usage_at = now + USAGE_S
+            self._report_usage()
         self._perform([*self._core.outgoing(now)])
         return events >= BUSY_EVENTS
 
@@ -250,6 +257,17 @@ class Agent:
         if now >= self._core.control.look_at:
             self._perform(self._core.signals_due(processes.process_table(), now))
             self._spool.write_reports()
+
+    def _report_usage(self) -> None:
+        """A rate needs two samples: the first is taken soon after the first rank has started."""
+        ranks = self._core.control.ranks.values()
+        if not ranks:
+            self._sample, self._usage_at = None, 0.0
+            return
+        former, self._sample = self._sample, sample(processes.members(ranks, processes.process_table()))
+        if former:
+            quiet = {rank.rank: self._spool.quiet_s(Source(SourceKind.RANK, rank.rank)) for rank in ranks}
+            self._spool.write_usage({"host": self._host, **usage(former, self._sample, quiet)})
 
     # --- signals ------------------------------------------------------------------------------------
 

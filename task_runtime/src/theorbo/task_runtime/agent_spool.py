@@ -22,7 +22,7 @@ import inotify_simple  # type: ignore[import-untyped]
 from theorbo.schemas.delivery import SendChunk
 from theorbo.schemas.errors import Unavailable, UsageError
 from theorbo.schemas.limits import ATTACHMENT_PART_S, DISK_RESERVE_BYTES, LOOK_S, OWN_RECORDS_BYTES
-from theorbo.schemas.names import Source
+from theorbo.schemas.names import Channel, Source
 from theorbo.schemas.records import Attachment, encode_record
 from theorbo.schemas.spool import (
     ATTACHMENTS,
@@ -74,6 +74,8 @@ class NodeSpool:
         self.own_records = own.read_bytes()
         """What it reported."""
         self._reports: deque[bytes] = deque()  # to be written to our own file
+        self._usage = path / spool_name(source, Channel.METRICS)
+        self._grown_at: dict[Source, float] = {}  # when a file of this source was found to have grown
         self._can_free = True
         self._pressure = Pressure.FREE
         self._attachment_bytes = 0
@@ -122,7 +124,12 @@ class NodeSpool:
     def _look_at_file(self, name: str) -> None:
         with contextlib.suppress(OSError):  # a file that is written and renamed has gone by now
             found = os.stat(self.path / name, follow_symlinks=False)  # noqa: PTH116 - often
+            file = self._core.files.get(name)
+            before = file.size if file else 0
             self._perform(self._core.resize(name, found.st_size, found.st_ino))
+            file = self._core.files.get(name)
+            if file and file.size > before:
+                self._grown_at[file.source] = time.monotonic()
 
     # --- reading and giving back --------------------------------------------------------------------
 
@@ -241,6 +248,23 @@ class NodeSpool:
             self._reports.popleft()
             found = os.fstat(self._own)
             self._perform(self._core.written(found.st_size, found.st_ino))
+
+    def quiet_s(self, source: Source) -> float:
+        """For how long nothing of this source has grown, as far as we have looked."""
+        now = time.monotonic()
+        return now - self._grown_at.get(source, now)
+
+    def write_usage(self, fields: dict[str, Any]) -> None:
+        """Not while there is no room: it is worth less than what ranks report, and the next one tells as much."""
+        if self._pressure != Pressure.FREE:
+            return
+        record = encode_record({"kind": "usage", "time": time.time(), "pid": os.getpid(), **fields})
+        with contextlib.suppress(OSError):
+            descriptor = open_append(self._usage)
+            try:
+                append(descriptor, record)
+            finally:
+                os.close(descriptor)
 
     def remove(self) -> None:
         """Everything in it is in the journal."""

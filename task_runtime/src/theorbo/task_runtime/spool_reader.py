@@ -25,10 +25,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from theorbo.schemas.limits import OUTPUT_READ_BYTES, PUNCH_BYTES, READ_BYTES, RECORD_BYTES, TAIL_BYTES
-from theorbo.schemas.names import Channel, Source
+from theorbo.schemas.names import Channel, Source, SourceKind
 from theorbo.schemas.records import Attachment, Damage, LineReader, Piece, RecordReader
 
 RECORD_CHANNELS = (Channel.SIGNALS, Channel.LOG, Channel.METRICS, Channel.RESULTS)
+OUTPUT_CHANNELS = (Channel.STDOUT, Channel.STDERR)
 
 _BLOCK_BYTES = 4096  # file systems give back whole blocks
 
@@ -83,7 +84,7 @@ class SpoolFile:
         self.name = name
         self.source = source
         self.channel = channel
-        """STDOUT or STDERR; None where the file holds records."""
+        """STDOUT or STDERR; METRICS where the file holds records of that channel alone; None where it holds records."""
         saved = saved or Saved()
         self.inode = saved.inode
         """Which file this is; 0: not known yet."""
@@ -112,14 +113,17 @@ class SpoolFile:
         self._recent = b""  # what was read last: the bytes not returned, and the tail before them
         self.tail = mark.tail
         """Of what has been read, at `offset`."""
-        self._reader = (
-            RecordReader(mark.offset) if self.channel is None else LineReader(self.channel, mark.offset)
-        )  # fmt: skip
+        lines = self.channel if self.channel in OUTPUT_CHANNELS else None
+        self._reader = RecordReader(mark.offset) if lines is None else LineReader(lines, mark.offset)
 
     @property
     def channels(self) -> tuple[Channel, ...]:
         """Those on which the file's content travels."""
-        return RECORD_CHANNELS if self.channel is None else (self.channel,)
+        if self.channel is not None:
+            return (self.channel,)
+        # An agent's metrics are in a file of their own.
+        is_agent = self.source.kind is SourceKind.AGENT
+        return tuple(c for c in RECORD_CHANNELS if not (is_agent and c is Channel.METRICS))
 
     @property
     def offset(self) -> int:
@@ -131,7 +135,7 @@ class SpoolFile:
         """How many bytes may be read next, in one go."""
         if self.finished or self._start_over or self.wants_checkpoint:
             return 0
-        limit = READ_BYTES if self.channel is None else OUTPUT_READ_BYTES
+        limit = OUTPUT_READ_BYTES if self.channel in OUTPUT_CHANNELS else READ_BYTES
         return min(max(0, self.size - self._reader.next_read), limit)
 
     @property
