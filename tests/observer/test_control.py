@@ -41,8 +41,8 @@ def test_stop_and_continue_show_each_nodes_receipts_and_the_state(cluster, theor
     assert {"agent 0 on node1 stop carried out: 1 rank", "agent 1 on node2 stop carried out: 1 rank"} < set(receipts)
     assert any(line.startswith("agent 1 on node2 stop accepted, to be done by ") for line in receipts)
     assert any(line.startswith("broker STOPPED") for line in receipts)
-    assert last == f"carried out by 2 agents, execution {cluster.id} is STOPPED"
-    assert theorbo("continue", cluster.id).stdout.endswith(f"execution {cluster.id} is RUNNING\n")
+    assert last.startswith(f"carried out by 2 agents, execution {cluster.id} is STOPPED")
+    assert f"execution {cluster.id} is RUNNING" in theorbo("continue", cluster.id).stdout
     assert [each.action for each in cluster.heard] == ["stop", "stop", "continue", "continue"]
     assert {each.reason for each in cluster.heard} == {"the beam is away", ""}
 
