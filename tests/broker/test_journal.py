@@ -4,6 +4,7 @@ import os
 import queue
 import sqlite3
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -129,6 +130,19 @@ def test_a_copy_made_in_mid_run_has_everything_that_was_reported_committed(path,
     again = Opened(elsewhere / "journal.sqlite")
     assert [b.body for b in read_all(again.journal)] == [log("a"), log("b")]
     again.journal.close(10)
+
+
+def test_another_program_that_opens_and_closes_the_journal_leaves_its_log_alone(path, opened):
+    """Else we would go on writing to a file that has no name any more, and a kill would lose what is acknowledged."""
+    opened.write(keep(), batch(1, 1, "a"))
+    look = (
+        "import sqlite3, sys; print(*sqlite3.connect(sys.argv[1]).execute('SELECT count(*) FROM batches').fetchone())"
+    )
+    for count in (1, 2):
+        done = subprocess.run([sys.executable, "-c", look, path], capture_output=True, text=True, check=True)
+        assert done.stdout == f"{count}\n"
+        assert path.with_name(path.name + "-wal").exists()
+        opened.write(batch(count + 1, count + 1, "b"))
 
 
 def test_items_of_one_call_are_committed_together(opened):

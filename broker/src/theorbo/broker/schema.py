@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from pathlib import Path
@@ -105,11 +106,11 @@ def is_damage(error: sqlite3.Error) -> bool:
 
 def open_journal(path: Path) -> sqlite3.Connection:
     """A connection to the journal, whose tables are made if the file is new. Raises Unavailable or JournalDamaged."""
+    _make_file(path)
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    except OSError as error:
-        raise Unavailable(f"cannot open journal {path}: {error.strerror}") from None
+    except sqlite3.Error as error:
+        raise Unavailable(f"cannot open journal {path}: {error}") from None
     try:
         _prepare(connection, path)
     except sqlite3.Error as error:
@@ -122,6 +123,20 @@ def open_journal(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _make_file(path: Path) -> None:
+    """A new file for the user alone. One that is there is not opened, for closing it again would drop the locks of all
+    connections that this process has to it (POSIX); then others take themselves for the last and remove the
+    write-ahead log, while we go on writing to it.
+    """
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        if not os.access(path, os.R_OK | os.W_OK):
+            raise Unavailable(f"cannot open journal {path}: {os.strerror(errno.EACCES)}") from None
+    except OSError as error:
+        raise Unavailable(f"cannot open journal {path}: {error.strerror}") from None
 
 
 def checked_version(connection: sqlite3.Connection, path: Path) -> int:
