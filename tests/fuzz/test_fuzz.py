@@ -48,5 +48,17 @@ def test_the_long_run_says_what_it_has_exercised_and_how_to_see_it_again():
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "failures 0", done.stdout + done.stderr
     assert re.search(r"^\d+ inputs in \d+ s, \d+ per second$", done.stdout, re.MULTILINE)
-    for command_word in ("HELLO", "PUT", "ATTACH", "READ", "CREDIT", "CLOSE", "LIST", "FETCH", "REQUEST", "BYE", "CONTROL"):
+    for command_word in (
+        "HELLO",
+        "PUT",
+        "ATTACH",
+        "READ",
+        "CREDIT",
+        "CLOSE",
+        "LIST",
+        "FETCH",
+        "REQUEST",
+        "BYE",
+        "CONTROL",
+    ):
         assert re.search(rf"\b{command_word} \d+", done.stdout), command_word

@@ -19,7 +19,7 @@ DISTRIBUTIONS = {
     "theorbo-broker": ["broker", "journal", "schema"],
     "theorbo-executor": ["run", "attach", "launch", "node", "agent", "emit", "schema"],
     "theorbo-task-runtime[agent]": ["launch", "node", "agent", "emit"],
-    "theorbo-observer": ["tail", "ps", "result", "replay", "schema"],
+    "theorbo-observer": ["tail", "ps", "result", "replay", "cancel", "stop", "continue", "stacks", "schema"],
 }
 """What one installs, and which commands one then has."""
 

@@ -20,6 +20,7 @@ from theorbo.schemas.limits import CHUNK_BYTES, CREDIT_BYTES
 from theorbo.schemas.link import Link
 from theorbo.schemas.names import EXECUTOR, Channel, Speaker, new_incarnation
 from theorbo.schemas.records import encode_record, split_body
+from theorbo.schemas.states import State
 
 DEADLINE_S = 60.0
 
@@ -117,7 +118,7 @@ class Client:
     @property
     def outcome(self) -> tuple[str, str] | None:
         """The final state and its reason, once there is one."""
-        changes = [event for event in self.events("state_changed") if event.state not in ("PENDING", "RUNNING")]
+        changes = [event for event in self.events("state_changed") if State(event.state).final]
         return (changes[-1].state, changes[-1].reason) if changes else None
 
     def follow_to_end(self, deadline_s: float = DEADLINE_S) -> tuple[str, str]:

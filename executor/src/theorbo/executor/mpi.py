@@ -93,7 +93,7 @@ def hosts_command(
     return command, variables
 
 
-SSH_OPTIONS = ("-o", "BatchMode=yes", "-o", f"ServerAliveInterval={SSH_ALIVE_S}")
+SSH_OPTIONS = ("-o", "BatchMode=yes", "-o", f"ServerAliveInterval={SSH_ALIVE_S:.0f}")
 """Nobody is there to type a password; and a machine that has gone silently is noticed."""
 
 

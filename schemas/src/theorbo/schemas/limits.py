@@ -390,7 +390,7 @@ next poll, and nothing is concluded from its silence."""
 SUBMIT_S = 60.0
 """How long sbatch may take. Then the queue is looked through for the job, which may have got there nevertheless."""
 
-SSH_ALIVE_S = 5
+SSH_ALIVE_S = 5.0
 """How often ssh asks whether the other machine is still there; after three times without an answer it gives up, and the
 launcher with it."""
 
