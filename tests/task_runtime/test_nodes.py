@@ -106,6 +106,7 @@ def test_a_sweep_that_works_leaves_nothing_undelivered():
     nodes.command_ended(0, 0, "", "ssh n1")
     assert nodes.is_over
     assert nodes.undelivered() == []
+    assert nodes.recovered
 
 
 def test_where_nothing_was_ever_ready_nothing_is_swept():

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -14,7 +15,6 @@ import pytest
 from tests.task_runtime.launching import launch, with_limits
 from tests.task_runtime.machine import Machine
 from theorbo.schemas.launch_plan import NodeStart
-from theorbo.schemas.limits import GRACE_S
 
 SRUN = """
 number=0
@@ -95,6 +95,52 @@ def test_ranks_on_three_machines_are_delivered_by_three_agents(launched, machine
     assert [machine.exists(run.spool) for machine in there] == [False, False]
 
 
+ALL_AT_ONCE = """
+import subprocess, sys
+inits = sys.argv[1].split(",")
+tasks = [
+    subprocess.Popen(
+        ["env", f"SLURM_PROCID={n}", "nsenter", "--target", init, "--mount", "--uts", "--pid", *sys.argv[2:]],
+        stdin=subprocess.PIPE,
+    )
+    for n, init in enumerate(inits)
+]
+for line in sys.stdin.buffer:
+    for task in tasks:
+        task.stdin.write(line)
+        task.stdin.flush()
+for task in tasks:
+    task.stdin.close()
+sys.exit(max(task.wait() for task in tasks))
+"""
+
+
+def test_one_command_may_start_all_nodes_as_srun_does(launched, machines):
+    there = machines("node1", "node2")
+    command = [sys.executable, "-c", ALL_AT_ONCE, ",".join(machine.shell[2] for machine in there)]
+    run = launched(there, "sh", "-c", "echo rank $THEORBO_RANK on $(hostname)", nodes=[NodeStart(command, 1, 2)])
+    assert ended(run) == (("COMPLETED", ""), 0, "")
+    assert {event.host for number in (1, 2) for event in run.client.events("agent_started", f"agent:{number}")} == {
+        "node1", "node2",
+    }  # fmt: skip
+    assert run.client.texts("rank:2", "stdout") == ["rank 2 on node2"]
+
+
+def test_what_a_login_shell_prints_does_not_disturb(launched, machines):
+    there = machines("node1")
+    talkative = [
+        *there[0].shell,
+        "sh",
+        "-c",
+        """echo welcome; echo '{"node": 1, "host": "h", "says": "ending",
+        "grace_s": {}}'; echo '{"node": 1, "host": "h", "says": "rank", "line": "started x"}'; exec "$@" """,
+        "sh",
+    ]
+    run = launched(there, "sh", "-c", "echo out", nodes=[NodeStart(talkative, 1)])
+    assert ended(run) == (("COMPLETED", ""), 0, "")
+    assert run.client.texts("rank:1", "stdout") == ["out"]
+
+
 COUNT = "for n in $(seq 40); do echo $n; sleep 0.05; done"
 NUMBERS = [str(number) for number in range(1, 41)]
 
@@ -131,7 +177,7 @@ def test_when_keeper_and_agent_are_killed_the_node_is_lost_and_swept(launched, m
     lines(run, "rank:1", 5)
     kill(there[0], "node")
     kill(there[0], "agent")
-    assert ended(run) == (("COMPLETED", ""), 1, "")  # 1: how rank 1 ended is in the journal, but nobody told the head
+    assert ended(run) == (("COMPLETED", ""), 0, "")
     assert run.client.texts("rank:1", "stdout") == NUMBERS
     (lost,) = run.client.events("node_lost")
     assert (lost.node, lost.host) == (1, "node1")
@@ -154,7 +200,7 @@ def test_an_agent_whose_keeper_alone_is_killed_delivers_by_itself(launched, mach
     run = launched(there, "sh", "-c", COUNT)
     lines(run, "rank:1", 5)
     kill(there[0], "node")
-    assert ended(run) == (("COMPLETED", ""), 1, "")
+    assert ended(run) == (("COMPLETED", ""), 0, "")
     assert run.client.texts("rank:1", "stdout") == NUMBERS
     assert not there[0].exists(run.spool)
 
@@ -226,13 +272,13 @@ def test_in_a_slurm_job_the_grace_is_shorter_than_killwait_and_the_end_has_the_s
     monkeypatch.setenv("PATH", fake(tmp_path, "scontrol", SCONTROL))
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     there = machines("node1")
-    run = launched(there, "sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done")
+    run = launched(there, "sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done", grace_s=60.0)
     lines(run, "rank:1")
     begun = time.monotonic()
     for pid in [*pids(there[0], "node"), run.process.pid]:
         os.kill(pid, signal.SIGTERM)
     ended(run)
-    assert time.monotonic() - begun < GRACE_S
+    assert time.monotonic() - begun < 40.0
     assert run.client.events("launcher_started")[0].job == "77"
     assert run.client.events("launcher_ended")[0].scheduler_state == "TIMEOUT"
     assert (tmp_path / "bin" / "scontrol.asked").read_text() == "show config\n-o show job 77\n"

@@ -23,6 +23,11 @@ def test_how_a_job_has_ended(answer, state):
     assert ended_state(answer) == state
 
 
+def test_a_node_that_has_failed_is_known_from_srun_where_the_job_will_be_queued_again():
+    answer = "JobId=5 JobState=COMPLETING Reason=None Requeue=1 PreemptTime=None"
+    assert ended_state(answer, "srun: error: Node failure on node2\n") == "NODE_FAIL"
+
+
 @pytest.mark.parametrize(
     ("grace_s", "config", "seconds"),
     [

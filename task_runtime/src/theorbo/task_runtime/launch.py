@@ -24,7 +24,7 @@ from theorbo.schemas import __version__
 from theorbo.schemas.command import guarded
 from theorbo.schemas.errors import ExitStatus, Unavailable, UsageError
 from theorbo.schemas.launch_plan import LaunchPlan
-from theorbo.schemas.limits import LAUNCHER_STDERR_BYTES, OWN_RECORDS_BYTES
+from theorbo.schemas.limits import LAUNCHER_STDERR_BYTES, NAME_CHARACTERS, OWN_RECORDS_BYTES
 from theorbo.schemas.names import LAUNCHER
 from theorbo.schemas.records import encode_record
 from theorbo.schemas.spool import append, checked_execution, default_root, make_spool, open_append, spool_name
@@ -101,13 +101,20 @@ class Launch(Keeper):
         places = [] if delivered else [(HERE, "")]
         places += [(number, host or f"node {number}") for number, host, _ in self._core.nodes.undelivered()]
         again = [self._by_hand(number, host) for number, host in places]
+        away = "machine" if delivered else "broker"
         raise Unavailable(
-            f"{finish.problem}. Nothing is lost: the rest is in {self._spool}; deliver it when the broker is back by\n"
+            f"{finish.problem}. Nothing is lost: the rest is in {self._spool}; deliver it when the {away} is back by\n"
             + "\n".join(f"  {line}" for line in again)
         )
 
     def _all_well(self) -> bool:
-        return len(self._core.statuses) == self._plan.ranks and not any(self._core.statuses.values())
+        statuses = self._core.statuses
+        if any(statuses.values()):
+            return False
+        # Of a node that was lost nobody has told how its ranks ended. If everything it had is delivered by now, they
+        # have ended as the launcher says.
+        told_by_launcher = self._core.nodes.recovered and [child.returncode for child in self._started] == [0]
+        return len(statuses) == self._plan.ranks or told_by_launcher
 
     def _by_hand(self, number: int, host: str) -> str:
         command = ["theorbo", "agent", "--spool", str(self._spool), "--broker", self._plan.broker]
@@ -167,6 +174,12 @@ class Launch(Keeper):
 
     def on_said(self, said: Said) -> None:
         """What a node says; see `node_protocol`."""
+        try:
+            self._take(said)
+        except (ValueError, TypeError):
+            self._perform_own(Warn(f"{said.host}: what it says is not understood: {said.fields}"[:NAME_CHARACTERS]))
+
+    def _take(self, said: Said) -> None:
         now, number, fields = time.monotonic(), said.node, said.fields
         if said.says == "ready":
             self._perform(self._core.node_ready(number, said.host))
@@ -267,10 +280,11 @@ class Launch(Keeper):
         fields: dict[str, Any] = {"exit_code": next((code for code in codes if code), 0) if codes else None}
         if problem or self._problem:
             fields["problem"] = problem or self._problem
+        output = self._output.decode(errors="replace")
+        if output:
+            fields["stderr"] = output
         if not self._all_well():
-            fields["scheduler_state"] = scheduler.ask_state()
-        if self._output:
-            fields["stderr"] = self._output.decode(errors="replace")
+            fields["scheduler_state"] = scheduler.ask_state(output)
         self._aborted.update(aborted(self._spool, self._core.silent))
         unrecorded = self._core.unrecorded
         if unrecorded or self._aborted:

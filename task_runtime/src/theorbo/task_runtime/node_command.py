@@ -13,7 +13,7 @@ from typing import Protocol
 
 from theorbo.schemas.launch_plan import NodeStart
 from theorbo.schemas.limits import GOODBYE_S, LAUNCHER_STDERR_BYTES
-from theorbo.task_runtime.node_protocol import NodePlan, Said, decode_said, encode_line
+from theorbo.task_runtime.node_protocol import LAST_WORDS, NodePlan, Said, decode_said, encode_line
 from theorbo.task_runtime.wrapper import NOT_FOUND
 
 
@@ -25,6 +25,7 @@ class NodeCommand:
         self._process: subprocess.Popen[bytes] | None = None
         self._down = self._up = self._words_fd = -1
         self._text = self._words = b""
+        self._left: set[int] = set()  # nodes that have not said their last word
         self.open: set[int] = set()
         """Its stdout and stderr, to be watched, as long as they are open."""
 
@@ -40,6 +41,7 @@ class NodeCommand:
         if self._start.nodes > 1:
             program.append("--several")
         self._text = self._words = b""
+        self._left = set(range(self._start.first, self._start.first + self._start.nodes))
         process = subprocess.Popen(
             [*self._start.command, *program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             process_group=0, cwd="/",
@@ -60,6 +62,8 @@ class NodeCommand:
 
     def tell(self, fields: dict[str, object]) -> None:
         """One line down, to all nodes of this command. They may be gone."""
+        if self._down < 0:
+            return
         with contextlib.suppress(OSError):
             os.write(self._down, encode_line(fields))
 
@@ -72,8 +76,12 @@ class NodeCommand:
             known = decode_said(line)
             if known:
                 said.append(known)
+                if known.says in LAST_WORDS:
+                    self._left.discard(known.node)
             else:
                 self._words = (self._words + line + b"\n")[-LAUNCHER_STDERR_BYTES:]
+        if not self._left:
+            self._close_down()  # some commands end only when there is nothing more to be handed on
         return said
 
     def read_words(self) -> None:
@@ -109,14 +117,18 @@ class NodeCommand:
     def stop(self) -> None:
         """Wait for its end, a little; then end it."""
         if self._process:
-            if self._down >= 0:
-                os.close(self._down)  # nothing more will be told
-                self._down = -1
+            self._close_down()
             try:
                 self._process.wait(GOODBYE_S)
             except subprocess.TimeoutExpired:
                 self.end()
                 self._process.wait()
+
+    def _close_down(self) -> None:
+        """Nothing more will be told."""
+        if self._down >= 0:
+            os.close(self._down)
+            self._down = -1
 
     def _read(self, descriptor: int) -> bytes:
         """Everything that is there now."""

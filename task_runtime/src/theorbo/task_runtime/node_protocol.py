@@ -29,6 +29,9 @@ from typing import Any, NamedTuple
 
 from theorbo.schemas.errors import UsageError
 
+LAST_WORDS = ("done", "failed")
+"""After one of these a node says nothing more, and hears nothing."""
+
 
 class NodePlan(NamedTuple):
     """What a node needs to know. It never holds a secret: neither a key nor the program's environment."""

@@ -111,6 +111,11 @@ class Nodes:
         """Why ranks cannot be started."""
         return next((node.problem for node in self._all.values() if node.state is NodeState.LOST), None)
 
+    @property
+    def recovered(self) -> bool:
+        """Whether any was lost, and has delivered everything in the end."""
+        return bool(self._swept) and not self.undelivered()
+
     def undelivered(self) -> list[tuple[int, str, str]]:
         """Number, host and reason of the nodes that have not delivered everything."""
         return [

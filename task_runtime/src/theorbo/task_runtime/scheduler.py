@@ -25,17 +25,26 @@ _BY_REASON = {
 """While a job is COMPLETING its end has a reason, if any, but no state yet."""
 
 
+_NODE_FAILURE = "error: Node failure on "
+
+
 def job() -> str:
     """The number of the job that we are in, or nothing."""
     return os.environ.get(JOB_VARIABLE, "")
 
 
-def ended_state(answer: str) -> str:
-    """How a job has ended, by what `scontrol -o show job` says; nothing while it goes on, or is not known. Pure."""
+def ended_state(answer: str, launcher_output: str = "") -> str:
+    """How a job has ended, by what `scontrol -o show job` says; nothing while it goes on, or is not known. Pure.
+
+    Of a job that will be queued once more because a node has failed Slurm gives no reason; srun does.
+    """
     state, reason = _field(answer, "JobState"), _field(answer, "Reason")
     if state == "COMPLETING":  # it does so by itself only after the script that we are in
-        preempted = _field(answer, "PreemptTime") not in ("", "None")
-        return _BY_REASON.get(reason, "PREEMPTED" if preempted else "CANCELLED")
+        if reason in _BY_REASON:
+            return _BY_REASON[reason]
+        if _field(answer, "PreemptTime") not in ("", "None"):
+            return "PREEMPTED"
+        return "NODE_FAIL" if _NODE_FAILURE in launcher_output else "CANCELLED"
     return "" if state in _UNDER_WAY else state
 
 
@@ -51,9 +60,9 @@ def grace_before_kill(grace_s: float, answer: str) -> float:
     return max(0.0, min(grace_s, seconds - min(KILL_WAIT_RESERVE_S, seconds / 2)))
 
 
-def ask_state() -> str:
+def ask_state(launcher_output: str) -> str:
     """How our job has ended; nothing if there is none, or the scheduler does not say."""
-    return ended_state(_ask("-o", "show", "job", job())) if job() else ""
+    return ended_state(_ask("-o", "show", "job", job()), launcher_output) if job() else ""
 
 
 def ask_grace(grace_s: float) -> float:
