@@ -332,7 +332,7 @@ class Core:
     def _expire(self, execution: Execution, now: float) -> list[Instruction]:
         """What silence leads to, LOST at last; out of memory when nothing has happened since the end."""
         out: list[Instruction] = [*self._deliveries.own(execution, execution.own_words(now))]
-        if execution.awaited:
+        if execution.awaited or execution.evidence.queued:
             return out
         lost_after_s = self._lost_after_s
         if not execution.decided.final and now - execution.heard_at >= lost_after_s:

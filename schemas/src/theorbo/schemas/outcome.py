@@ -27,6 +27,9 @@ _JOB_LIVES = frozenset({
 })  # fmt: skip
 """Words of batch schedulers for a job that has not ended, or of which nobody knows that it has."""
 
+_JOB_WAITS = frozenset({"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"})
+"""Those of a job that has no nodes yet."""
+
 
 class Evidence:
     """What is known about one execution."""
@@ -157,6 +160,13 @@ class Evidence:
     def ended(self) -> bool:
         """Whether launcher and ranks have ended as far as anyone saw; deliveries may still be under way."""
         return self.launcher_ended is not None or self.launcher_gone is not None
+
+    @property
+    def queued(self) -> bool:
+        """Whether its job waits in a scheduler's queue, as far as anybody has said. For days there may be nobody to hear."""
+        if self.job is None or self.ended or self.launcher_started or self.agents_started:
+            return False
+        return self.job_changed is None or self.job_changed.state in _JOB_WAITS
 
     @property
     def scheduler_state(self) -> str:
