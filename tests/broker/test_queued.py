@@ -1,4 +1,4 @@
-"""An execution whose job waits in a batch scheduler's queue, and whose Executor has let go: nobody is heard for days."""
+"""An execution whose job waits in a scheduler's queue, and whose Executor has let go: nobody is heard for days."""
 
 from __future__ import annotations
 

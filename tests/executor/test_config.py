@@ -135,3 +135,35 @@ def test_the_place_of_a_parameter_is_that_of_its_value(write):
     assert config.place("A", "inner.deep") == f"{path}:4:11"
     assert config.place("A", "missing") == f"{path}:1:1"
     assert config.place("B", "x") == str(path)
+
+
+def test_the_header_may_say_how_tasks_are_launched(write):
+    config = load_config(
+        write(
+            "launcher:\n  kind: slurm\n  nodes: 2\n  ranks: 8\n  time: 2:00:00\n  account: 007\n"
+            "  scheduler_options: [--exclusive, --gres=gpu:1]\n---\nA: {}\n"
+        )
+    )
+    assert config.launcher == {
+        "kind": "slurm", "nodes": 2, "time": "2:00:00", "account": "007",
+        "scheduler_options": ("--exclusive", "--gres=gpu:1"),
+    }  # fmt: skip
+    assert config.ranks == 8
+    assert load_config(write("launcher: mpi\n---\nA: {}\n")).launcher == {"kind": "mpi"}
+    assert load_config(write("A: {}\n")).launcher == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("launcher: slrum\n---\nA: {}\n", ":1:11: there is no launcher 'slrum'; did you mean slurm or srun?"),
+        ("launcher:\n  partion: x\n---\nA: {}\n", ":2:3: unknown key 'partion' in launcher; did you mean partition?"),
+        ("launcher:\n  nodes: two\n---\nA: {}\n", ":2:10: nodes 'two': a number of at least 1 is wanted"),
+        ("launcher:\n  scheduler_options: -x\n---\nA: {}\n", ":2:22: scheduler_options: a list of options"),
+        ("launcher:\n  partition: [a]\n---\nA: {}\n", ":2:14: partition: a plain value is wanted"),
+        ("launcher:\n  kind: slurm\n  kind: mpi\n---\nA: {}\n", ":3:3: 'kind' is given twice"),
+        ("launcher: [slurm]\n---\nA: {}\n", ":1:11: launcher must be a mapping"),
+    ],
+)
+def test_what_is_wrong_in_it_is_named_with_its_place(write, text, words):
+    assert words in problem(write(text))

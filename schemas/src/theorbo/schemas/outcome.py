@@ -163,7 +163,7 @@ class Evidence:
 
     @property
     def queued(self) -> bool:
-        """Whether its job waits in a scheduler's queue, as far as anybody has said. For days there may be nobody to hear."""
+        """Whether its job waits in a scheduler's queue, as far as is known: there may be nobody to hear for days."""
         if self.job is None or self.ended or self.launcher_started or self.agents_started:
             return False
         return self.job_changed is None or self.job_changed.state in _JOB_WAITS
