@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 
 import pytest
 
@@ -90,3 +91,23 @@ def test_where_nothing_can_be_written_each_asks_for_itself_as_rarely(queue, tmp_
     assert [alone.look(T0 + after).asked_at for after in (0, 5, 10, 20)] == [T0, T0, T0, T0 + 20]
     assert queue.asked == 2
     assert os.listdir(tmp_path) == []
+
+
+def test_of_many_at_the_same_moment_one_asks(queue, cache):
+    executors = [cache() for _ in range(8)]
+    together = threading.Barrier(len(executors))
+    answers = []
+
+    def look(executor: QueueCache) -> None:
+        together.wait()
+        while not (answer := executor.look(T0)):
+            pass
+        answers.append(answer.jobs["12"].name)
+
+    threads = [threading.Thread(target=look, args=(executor,)) for executor in executors]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == ["job 1"] * len(executors)
+    assert queue.asked == 1
