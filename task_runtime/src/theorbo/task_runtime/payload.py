@@ -4,7 +4,7 @@ What a value becomes, first match wins:
 
 1. what JSON can carry (numpy's scalars included): the value itself, or a JSON attachment if it is large;
 2. a numpy array: an attachment in numpy's own format .npy, which holds no Python objects;
-3. bytes: an attachment;
+3. bytes, and `Content`, which says what its bytes are: an attachment;
 4. a `pathlib.Path`: path, size and digest of the file, which is to lie where its readers can see it;
 5. what can be saved as a figure (`savefig`), and what shows itself in notebooks (`_repr_mimebundle_`,
    `_repr_html_`, `_repr_png_`): PNG, HTML and so on, as shortened as it is there;
@@ -15,7 +15,7 @@ What a value becomes, first match wins:
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from theorbo.schemas.limits import (
     ATTACHMENT_BYTES,
@@ -40,6 +40,13 @@ BYTES = "application/octet-stream"
 ARRAY = "application/x-npy"
 _PROBLEM_CHARACTERS = 500  # so that PARTS of them fit into a record
 SENDABLE = "JSON values, numpy arrays, bytes, figures and pathlib.Path can be sent"
+
+
+class Content(NamedTuple):
+    """Bytes of which it is known what they are."""
+
+    mime: str
+    content: bytes
 
 
 class Unsendable(Exception):
@@ -80,6 +87,9 @@ class Payload:
                 self._has_too_many = True
                 problem = f"more than {PARTS} parts; save them in one file and give its pathlib.Path"
                 self._add_problem(name, JSON, problem)
+            return
+        if isinstance(value, Content):
+            self._guarded(name, value.mime, lambda: self._attach(name, *value))
             return
         try:
             text = _json(value)
