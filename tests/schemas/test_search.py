@@ -8,6 +8,7 @@ import time
 import pytest
 
 from tests.proxy.proxy import Proxy
+from tests.schemas.leading_nowhere import UNRESOLVABLE, blackhole, dead, mute
 from theorbo.schemas.connection import Connection
 from theorbo.schemas.errors import Unavailable
 from theorbo.schemas.frames import Command, Header, decode_json, encode_json
@@ -15,41 +16,6 @@ from theorbo.schemas.limits import HEARTBEAT_S, STAGGER_S, SUSPECT_S
 from theorbo.schemas.link import Link, open_link
 from theorbo.schemas.names import EXECUTOR, Speaker, new_incarnation
 from theorbo.schemas.search import Candidate, host_of, live_address, numeric, resolved
-
-UNRESOLVABLE = "tcp://no-such-host.invalid:5580"
-
-
-@contextlib.contextmanager
-def dead():
-    """A port that refuses connections, and stays ours."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        yield f"tcp://127.0.0.1:{held.getsockname()[1]}"
-
-
-@contextlib.contextmanager
-def blackhole():
-    """An address behind a firewall that drops: what one sends there is not answered, not even a SYN.
-
-    A listening socket whose backlog is full does that.
-    """
-    with contextlib.ExitStack() as stack:
-        listening = stack.enter_context(socket.socket())
-        listening.bind(("127.0.0.1", 0))
-        listening.listen(0)
-        for _ in range(3):
-            filling = stack.enter_context(socket.socket())
-            filling.setblocking(False)
-            filling.connect_ex(listening.getsockname())
-        yield f"tcp://127.0.0.1:{listening.getsockname()[1]}"
-
-
-@contextlib.contextmanager
-def mute(address):
-    """An address that accepts connections, and says nothing."""
-    with Proxy(address) as proxy:
-        proxy.half_open()
-        yield proxy.address
 
 
 @pytest.fixture
@@ -76,14 +42,14 @@ def opened(path):
     return took_s
 
 
-@pytest.mark.parametrize("wrong", [dead, blackhole, lambda: mute("tcp://127.0.0.1:9"), lambda: None])
+@pytest.mark.parametrize("wrong", [dead, blackhole, mute, lambda: None])
 def test_a_first_address_that_leads_nowhere_costs_a_fraction_of_a_second(through, wrong):
     with wrong() or contextlib.nullcontext(UNRESOLVABLE) as address:
         assert opened(through(address, ...)) < STAGGER_S + 0.5
 
 
 def test_many_addresses_that_lead_nowhere_cost_little_each(through):
-    with dead() as one, blackhole() as two, mute("tcp://127.0.0.1:9") as three:
+    with dead() as one, blackhole() as two, mute() as three:
         assert opened(through(UNRESOLVABLE, one, two, three, ...)) < 4 * STAGGER_S + 0.5
 
 

@@ -13,16 +13,9 @@ import tempfile
 from pathlib import Path
 
 from theorbo.schemas.errors import Unavailable
+from theorbo.schemas.file_systems import NETWORK_FILE_SYSTEMS, file_system
 
 LOCK = "broker.lock"
-
-NETWORK_FILE_SYSTEMS = frozenset({
-    "9p", "afs", "beegfs", "ceph", "cifs", "davfs", "fuse.ceph", "fuse.davfs2", "fuse.glusterfs", "fuse.sshfs",
-    "fuse.s3fs", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "panfs", "pvfs2",
-    "smb3", "smbfs", "wekafs",
-})  # fmt: skip
-"""Types as in /proc/self/mountinfo. On these, locks and the shared memory of SQLite's write-ahead log are
-not to be relied on, and a commit is not surely on disk."""
 
 _SOCKET_DIRECTORY_BYTES = 95
 """Room for `/publisher` within the 107 bytes that a Unix socket's path may have."""
@@ -61,21 +54,6 @@ def prepare(directory: Path, mountinfo: Path = Path("/proc/self/mountinfo")) -> 
             f"state directory {directory} is on a network file system ({kind}), where a journal is not safe; "
             "name a directory on a local disk (--state, or THEORBO_STATE)"
         )
-
-
-def file_system(path: Path, mountinfo: Path) -> str:
-    """The type of the file system that holds `path`, or an empty text if that cannot be found out."""
-    device = os.stat(path).st_dev  # noqa: PTH116 - the number is what counts
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    try:
-        lines = mountinfo.read_text().splitlines()
-    except OSError:
-        return ""
-    for line in lines:
-        fields, _, rest = line.partition(" - ")
-        if fields.split()[2] == wanted:
-            return rest.split()[0]
-    return ""
 
 
 class Lock:

@@ -559,6 +559,25 @@ HANDSHAKE_S = 30.0
 """A connection on which ZMTP's and CURVE's handshake is not finished within this time is closed: slow networks need a
 second, and who says nothing holds a descriptor of the broker."""
 
+# --- doctor -------------------------------------------------------------------------------------
+DOCTOR_S = 3.0
+"""So long `theorbo doctor` waits for each thing that may not answer: a connection, a broker, another Python. TCP sends
+its first packet twice in this time."""
+
+CLOCK_WARNING_S = 2.0
+"""A clock that is further away from the broker's than this makes `theorbo doctor` warn: events of different machines
+then seem to come in another order than they did."""
+
+CLOCK_TROUBLE_S = 60.0
+"""A clock that is further away than this is trouble: nobody finds in `theorbo tail --since` what he looks for."""
+
+OPEN_FILES = 1024
+"""Fewer open files than this for a process make `theorbo doctor` warn: an agent has three or four for each rank of its
+node."""
+
+PROCESSES = 1024
+"""Fewer processes than this for a user make `theorbo doctor` warn: each rank takes two, and threads count."""
+
 # --- time ----------------------------------------------------------------------------------
 HEARTBEAT_S = 1.0
 """An idle peer says PING this often; the broker's beacon has the same rhythm."""
