@@ -136,8 +136,7 @@ def cancelled_in_the_queue(machines: Machines) -> Noticed:
     job = execution.wait("job_submitted")["job"]
     at = time.time()
     machines.cluster.ada("scancel", str(job))
-    over = execution.over()
-    assert over["state"] in ("CANCELLED", "FAILED"), over
+    over = ended(execution, "CANCELLED", "slurm")
     return Noticed(execution, over, over["time"] - at)
 
 
