@@ -262,6 +262,19 @@ def test_the_past_comes_before_the_snapshot_and_what_follows_after_it():
     assert events(peer.publish(live(5))) == [(A, 5)]
 
 
+@pytest.mark.parametrize(
+    ("others", "seen", "finished"), [([], True, True), ([view(B)], True, False), ([], False, False)]
+)
+def test_until_ended_is_content_with_the_past_if_nothing_that_it_has_seen_goes_on(others, seen, finished):
+    peer = Peer(since=17.0, until_ended=True).confirm()
+    peer.list(view(A, "COMPLETED", log=3), *others)
+    peer.reading = peer.sent(Command.READ)[0].header.request
+    if seen:
+        assert events(past(peer, 3, 901)) == [(A, 3)]
+    out = peer.answer(Command.END, Header(request=peer.reading))
+    assert (out[-1] == Finished()) == finished
+
+
 def test_in_the_past_an_unknown_execution_is_asked_for_and_left_out_if_it_is_not_wanted():
     peer = since(wanted=Filter.of(task="galaxies"))
     past(peer, 1, 900, B)

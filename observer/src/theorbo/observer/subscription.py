@@ -73,6 +73,7 @@ class Subscription:
         self._policy = policy
         self._joining = Joining(wanted, random_text, new_request)
         self._history = None if since is None else History(since, wanted, new_request)
+        self._seen_past = False  # an event of it
         self._broker: str | None = None
         self._subscribed = False
         self._reset()
@@ -197,6 +198,7 @@ class Subscription:
                 case history.Complete():
                     out += self._begin_live(now)
                 case Message() | Batch() | Missed():
+                    self._seen_past |= isinstance(instruction, Batch)
                     out.append(instruction)
         return out
 
@@ -214,7 +216,8 @@ class Subscription:
         over = tuple(view for execution, view in views.items() if not named and execution in ended)
         out: list[Instruction] = [Snapshot(shown, it.sequence, over)]
         out += self._perform(self._splice.snapshot(heads, it.sequence, now))
-        if self._until_ended and self._filter.execution in ended:
+        past_is_all = not named and self._seen_past and not self._open
+        if self._until_ended and (self._filter.execution in ended or past_is_all):
             out.append(Finished())
         return out
 
