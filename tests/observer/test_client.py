@@ -11,7 +11,10 @@ import pytest
 from tests.conftest import DEADLINE_S
 from tests.observer.producer import AGENT, Producer
 from theorbo.observer import Observation, Snapshot, watch, watch_async
+from theorbo.observer.filters import Filter
+from theorbo.observer.watcher import Watcher
 from theorbo.schemas.errors import Unavailable, UsageError
+from theorbo.schemas.limits import HEARTBEAT_S, SUSPECT_S
 from theorbo.schemas.names import Channel
 
 
@@ -195,3 +198,25 @@ def test_waiting_costs_next_to_nothing(broker, producer):
     thread.join()
     assert lasted > 3
     assert used < 0.01 * lasted
+
+
+def test_who_takes_long_over_an_event_is_not_told_that_the_broker_is_silent(broker, producer, wait_for):
+    one = producer()
+    with Watcher(str(broker.connection_file), Filter()) as watcher:
+        items = []
+        while not any(isinstance(item, Snapshot) for item in items):
+            watcher.wait()
+            items += watcher.collect()
+        one.log("first", "second")
+        one.flush()
+        looked_at = time.monotonic()
+        wait_for(lambda: time.monotonic() > looked_at + 1.1 * HEARTBEAT_S)  # it is time to look after the connections
+        seen = []
+        while len([item for item in seen if isinstance(item, Observation)]) < 2:
+            watcher.wait()
+            for item in watcher.collect():
+                seen.append(item)
+                if len(seen) == 1:
+                    began = time.monotonic()
+                    wait_for(lambda began=began: time.monotonic() > began + 1.1 * SUSPECT_S)
+    assert [getattr(getattr(item, "event", None), "text", item) for item in seen] == ["first", "second"]

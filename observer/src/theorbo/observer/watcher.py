@@ -107,6 +107,11 @@ class Watcher:
         self._ready = []
         now = time.monotonic()
         messages = self._link.receive()
+        published = self._published()
+        due = now >= self._tick_at
+        if due:  # before anything is handed over: while somebody takes their time with it the broker is not silent
+            self._tick_at = now + HEARTBEAT_S
+            yield from self._look_after_connections(now)
         if self._link.problem != self._trouble:
             self._trouble = self._link.problem
             yield BrokerTrouble(self._trouble)
@@ -118,13 +123,12 @@ class Watcher:
                 self._away = False
                 yield BrokerBack()
             yield from self._perform(self._subscription.answered(message, now))
-        for message in self._published():
+        for message in published:
             yield from self._perform(self._subscription.published(message, now))
-        if now >= self._tick_at:
-            self._tick_at = now + HEARTBEAT_S
-            yield from self._tick(now)
+        if due:
+            yield from self._perform(self._subscription.tick(now))
 
-    def _tick(self, now: float) -> Iterator[Item]:
+    def _look_after_connections(self, now: float) -> Iterator[Item]:
         if now - self._awake_at < SUSPECT_S and self._link.silent_for_s >= SUSPECT_S:
             yield from self._notice_away(f"no answer from the broker of {self._link.path} for {SUSPECT_S:.0f} s")
         self._awake_at = now  # after a stop of our own, silence means nothing yet
@@ -135,25 +139,25 @@ class Watcher:
         if dead or (self._link.publisher, self._link.connection) != self._followed:
             self._live.close()
             self._live = self._subscriber()
-        yield from self._perform(self._subscription.tick(now))
 
     def _notice_away(self, text: str) -> Iterator[Item]:
         if not self._away:
             self._away = True
             yield BrokerAway(text)
 
-    def _published(self) -> Iterator[Message]:
+    def _published(self) -> list[Message]:
+        found: list[Message] = []
         for _ in range(_MESSAGES_AT_A_TIME):
             try:
                 frames = self._live.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
-                return
+                break
             self._live_at = time.monotonic()
             try:
-                message = decode_message(frames)
+                found.append(decode_message(frames))
             except ProtocolError:
                 continue  # if it held events, their positions are missing and will be asked for
-            yield message
+        return found
 
     def _perform(self, instructions: list[Instruction]) -> Iterator[Item]:
         for instruction in instructions:
