@@ -84,6 +84,8 @@ def test_what_was_reported_has_its_place_and_its_fields():
         ({"ranks": 0}, "0 ranks"),
         ({"time_limit_s": 0}, "time limit of 0 s"),
         ({"time_limit_s": float("nan")}, "time limit of nan s"),
+        ({"time_limit_s": float("inf")}, "time limit of inf s"),
+        ({"grace_s": float("inf")}, "grace of inf s"),
         ({"grace_s": -1}, "grace of -1 s"),
         ({"experiment": "a\nb"}, r"experiment 'a\nb'"),
         ({"name": "x" * 300}, "task 'xxx"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -42,11 +43,11 @@ class Options(NamedTuple):
             raise UsageError(str(error)) from None
         if self.ranks is not None and self.ranks < 1:
             raise UsageError(f"{self.ranks} ranks: at least 1 is wanted")
-        if self.time_limit_s is not None and not self.time_limit_s > 0:
+        if self.time_limit_s is not None and not 0 < self.time_limit_s < math.inf:
             raise UsageError(f"time limit of {self.time_limit_s} s: a positive number is wanted")
         if self.spool_bytes < 1:
             raise UsageError(f"a spool of {self.spool_bytes} bytes: a positive number is wanted")
-        if not self.grace_s >= 0:
+        if not 0 <= self.grace_s < math.inf:
             raise UsageError(f"grace of {self.grace_s} s: a number of seconds is wanted")
         self.launching.check(self.ranks)
 
