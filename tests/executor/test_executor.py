@@ -105,6 +105,19 @@ def test_what_names_no_task_is_told_what_would(spec):
     assert "path/file.py:Class or package.module:Class" in problem(Executor(spec))
 
 
+def test_a_program_that_is_named_as_a_task_is_told_where_programs_go(tmp_path):
+    path = tmp_path / "reduce.sh"
+    path.touch()
+    assert problem(Executor(str(path))).endswith("package.module:Class")
+    path.chmod(0o755)
+    assert problem(Executor(str(path))).endswith(f"; a program comes after --, as in: theorbo run -- {path}")
+    assert problem(Executor("ls")).endswith("theorbo run -- ls")
+
+
+def test_a_directory_is_no_program(tmp_path):
+    assert problem(BinaryExecutor([str(tmp_path)])) == f"{tmp_path} is a directory, and no program"
+
+
 def test_a_file_alone_is_answered_with_the_tasks_in_it(tmp_path):
     path = tmp_path / "peaks.py"
     path.write_text(

@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,6 +51,8 @@ def checked_spec(text: str, directory: Path) -> str:
     if not colon or not place or not name.isidentifier():
         classes = _classes(Path(directory, text.rstrip(":")))
         hint = f"; it has: {', '.join(classes)}" if classes else ""
+        if not classes and text and shutil.which(str(Path(directory, text)) if "/" in text else text):
+            hint = f"; a program comes after --, as in: theorbo run -- {text}"
         raise UsageError(f"{text!r} names no Task; expected path/file.py:Class or package.module:Class{hint}")
     if not (place.endswith(".py") or "/" in place):
         return text

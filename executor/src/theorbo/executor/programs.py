@@ -139,6 +139,8 @@ def _no_program(name: str, environment: Mapping[str, str], work_dir: str) -> str
         path = Path(work_dir, name)
         if path.is_file():
             return f"{name} cannot be executed; chmod +x it, or name its interpreter first"
+        if path.is_dir():
+            return f"{name} is a directory, and no program"
         return f"there is no program {name}" + (f" in {work_dir}" if not name.startswith("/") else "")
     words = f"there is no program {name!r} on PATH ({environment.get('PATH', '')})"
     return words + (did_you_mean([f"./{name}"]) if Path(work_dir, name).is_file() else "")
