@@ -10,11 +10,11 @@ import pytest
 
 from tests.conftest import DEADLINE_S
 from tests.observer.producer import AGENT, Producer
-from theorbo.observer import Observation, Snapshot, watch, watch_async
+from theorbo.observer import Missed, Observation, Snapshot, watch, watch_async
 from theorbo.observer.filters import Filter
 from theorbo.observer.watcher import Watcher
 from theorbo.schemas.errors import Unavailable, UsageError
-from theorbo.schemas.limits import HEARTBEAT_S, SUSPECT_S
+from theorbo.schemas.limits import HEARTBEAT_S, LATEST_S, SUSPECT_S
 from theorbo.schemas.names import Channel
 
 
@@ -220,3 +220,31 @@ def test_who_takes_long_over_an_event_is_not_told_that_the_broker_is_silent(brok
                     began = time.monotonic()
                     wait_for(lambda began=began: time.monotonic() > began + 1.1 * SUSPECT_S)
     assert [getattr(getattr(item, "event", None), "text", item) for item in seen] == ["first", "second"]
+
+
+def test_a_slow_reader_of_the_latest_is_not_given_what_has_waited_for_long(broker, producer, wait_for):
+    one = producer()
+    with Watcher(str(broker.connection_file), Filter(), policy="latest") as watcher:
+        items = []
+        while not any(isinstance(item, Snapshot) for item in items):
+            watcher.wait()
+            items += watcher.collect()
+        for number in range(20):
+            one.log(f"a{number}", f"b{number}")
+            one.flush()
+        one.result([])
+        one.flush()
+        seen, missed = [], 0
+        while len(seen) - 1 + missed < 40:
+            watcher.wait()
+            for item in watcher.collect():
+                if isinstance(item, Missed):
+                    missed += item.last - item.first + 1
+                elif isinstance(item, Observation):
+                    seen.append(item.event.kind)
+                    if len(seen) == 1:
+                        began = time.monotonic()
+                        wait_for(lambda began=began: time.monotonic() > began + 1.1 * LATEST_S)
+    assert len(seen) < 10
+    assert seen.count("result") == 1, "states and results are never too old"
+    assert len(seen) - 1 + missed == 40

@@ -32,8 +32,8 @@ With --since the events of the past come first, from the broker's journal, then 
 happens. TIME is like 2026-11-22T14:30 (local, or with a zone: 2026-11-22T14:30+01:00), a duration like 30s,
 10m, 2h or 3d.
 
-With --latest nothing is read from the journal once it is live: what this reader is too slow for is left out and
-told, and what is shown stays close to now.
+With --latest nothing is read from the journal once it is live: log, metrics and output that this reader is too slow
+for are left out and told, and what is shown stays close to now, by a few seconds.
 
 With --verify everything that arrives is counted, also what is not shown. At the end (--until-ended, Ctrl-C or
 SIGTERM) there is a table (with --json: one last object of kind "verification"): of each stream the first and

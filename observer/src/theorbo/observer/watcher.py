@@ -1,7 +1,8 @@
 """The sockets of an observer: what they bring goes to a `Subscription`, which decides.
 
 Sockets are read only when what they brought before was taken away: a reader that is slow loses live messages inside
-libzmq, and gets them from the journal afterwards.
+libzmq, and gets them from the journal afterwards. With the policy `latest` all that is there is read, and what has
+waited for longer than `LATEST_S` is left out: the queues hold half a minute of a stream that is not fast.
 """
 
 from __future__ import annotations
@@ -33,12 +34,14 @@ from theorbo.observer.values import (
 )
 from theorbo.schemas.errors import ProtocolError, Refused, UsageError
 from theorbo.schemas.frames import Command, ErrorCode, Header, Message, decode_json, decode_message, encode_json
-from theorbo.schemas.limits import HEARTBEAT_S, PUBLISH_QUEUE_MESSAGES, SUSPECT_S
+from theorbo.schemas.limits import HEARTBEAT_S, LATEST_S, PUBLISH_QUEUE_MESSAGES, SUSPECT_S
 from theorbo.schemas.link import Link, configure, open_link
+from theorbo.schemas.names import Channel
 from theorbo.schemas.presentation import kind_of, single_events
 from theorbo.schemas.search import connect
 
 _MESSAGES_AT_A_TIME = 100  # of the live stream, before what they brought is handed over
+_MAY_BE_LEFT_OUT = frozenset({Channel.LOG, Channel.METRICS, Channel.STDOUT, Channel.STDERR})
 
 
 class Watcher:
@@ -62,6 +65,7 @@ class Watcher:
         if policy not in get_args(Policy):
             raise UsageError(f"there is no policy {policy!r}; there are {', '.join(get_args(Policy))}")
         self._tally = tally
+        self._latest = policy == "latest"
         self.finished = False
         """Whether, with `until_ended`, all is over."""
         self._link = open_link(broker)
@@ -124,6 +128,8 @@ class Watcher:
                 yield BrokerBack()
             yield from self._perform(self._subscription.answered(message, now))
         for message in published:
+            if self._latest and _may_be_left_out(message) and time.monotonic() - now > LATEST_S:
+                continue  # its positions are missing, and told
             yield from self._perform(self._subscription.published(message, now))
         if due:
             yield from self._perform(self._subscription.tick(now))
@@ -147,7 +153,7 @@ class Watcher:
 
     def _published(self) -> list[Message]:
         found: list[Message] = []
-        for _ in range(_MESSAGES_AT_A_TIME):
+        for _ in range(PUBLISH_QUEUE_MESSAGES if self._latest else _MESSAGES_AT_A_TIME):
             try:
                 frames = self._live.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
@@ -157,7 +163,10 @@ class Watcher:
                 found.append(decode_message(frames))
             except ProtocolError:
                 continue  # if it held events, their positions are missing and will be asked for
-        return found
+        if not self._latest:
+            return found
+        newest = max((message.header.time for message in found if message.header.channel), default=0.0)
+        return [item for item in found if not (_may_be_left_out(item) and item.header.time < newest - LATEST_S)]
 
     def _perform(self, instructions: list[Instruction]) -> Iterator[Item]:
         for instruction in instructions:
@@ -204,6 +213,11 @@ class Watcher:
         poller.register(self._link.socket, zmq.POLLIN)
         poller.register(self._live, zmq.POLLIN)
         await poller.poll(self._left_ms())
+
+
+def _may_be_left_out(message: Message) -> bool:
+    """States and results are few, and what is said to the observer itself has no channel."""
+    return message.header.channel in _MAY_BE_LEFT_OUT
 
 
 def _narrowed(link: Link, wanted: Filter) -> Filter:

@@ -291,6 +291,10 @@ that is just being recovered."""
 OBSERVED_EXECUTIONS = 10_000
 """Executions whose positions an observer remembers. The oldest that the beacon no longer names go first."""
 
+LATEST_S = 1.0
+"""With `tail --latest`: log, metrics and output that have waited for longer at a reader who is too slow for them are
+left out and told. Less would tear holes where a reader pauses for a moment."""
+
 VIEWS_AT_ONCE = 16
 """Most executions that an observer asks after (LIST) per beacon, when it does not know their names, so that a
 broker with many is not flooded. The rest is asked for after the next beacon."""
