@@ -195,6 +195,7 @@ class TestExport:
         shown = capsys.readouterr()
         assert len(lines(shown.out)) == 2 * 12 + 4 - 2
         assert "left out, for it is damaged" in shown.err
+        assert "/log, numbers " in shown.err
 
     def test_a_damaged_file_names_the_way_out(self, path, capsys):
         fill(path, batches=60)

@@ -19,6 +19,7 @@ from theorbo.broker.place import Lock
 from theorbo.broker.schema import JournalDamaged, is_damage, open_journal
 from theorbo.broker.values import Note
 from theorbo.schemas.errors import ExitStatus, Unavailable
+from theorbo.schemas.names import Channel
 from theorbo.schemas.points_in_time import point_in_time
 from theorbo.schemas.presentation import json_line
 
@@ -202,7 +203,10 @@ def _export(options: argparse.Namespace) -> int:
         progress.end()
         connection.close()
     for batch in export.damaged:
-        what = f"{batch.source}/{batch.channel}, numbers {batch.first} to {batch.last}"
+        channel = (
+            Channel(batch.channel).text if batch.channel in set(Channel) else batch.channel
+        )  # it may be the damage
+        what = f"{batch.source}/{channel}, numbers {batch.first} to {batch.last}"
         print(
             f"theorbo journal: left out, for it is damaged: execution {batch.execution.hex()}, {what}", file=sys.stderr
         )
