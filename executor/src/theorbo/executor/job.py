@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import os
+import shlex
 import threading
 import time
 from collections import deque
@@ -176,7 +177,7 @@ class Job:
         self._ring()
 
     def _submit(self, launching: Launching, ranks: int, name: str) -> None:
-        details = {field: str(getattr(launching, field)) for field in launching.given()}
+        details = {field: _text(getattr(launching, field)) for field in launching.given()}
         details |= {"name": name, "output": str(self._files.output)}
         since = time.time()
         try:
@@ -281,3 +282,7 @@ class Job:
         with self._ordered:
             if not self._orders:
                 self._ordered.wait(seconds)
+
+
+def _text(value: object) -> str:
+    return shlex.join(value) if isinstance(value, tuple) else str(value)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import zmq
 
 from theorbo.executor import values
+from theorbo.executor.batch import BATCH_LAUNCHER
 from theorbo.executor.conversation import Conversation
 from theorbo.executor.heartbeat import Heartbeat
 from theorbo.executor.launched import Launched, Launcher
@@ -147,6 +148,8 @@ class Session:
                 case values.Withdraw():
                     if self._launched:
                         self._launched.withdraw()
+                    else:
+                        self._decide(values.Withdrawn(False, "the scheduler cannot be asked from this machine"))
                 case values.Notice(text):
                     self._notice(text)
                 case values.EndLauncher():
@@ -197,6 +200,10 @@ class Session:
         else:
             if self._launched:
                 self._decide(values.Watching())
+            elif submission.launcher == BATCH_LAUNCHER:
+                self._notice(
+                    "the scheduler cannot be asked from this machine: of its job only what agents report is seen"
+                )
 
     def _look_at_launched(self) -> None:
         if self._launched is None or self._launcher_ended:
