@@ -36,6 +36,7 @@ import enum
 import math
 
 from theorbo.executor.batch import BATCH_LAUNCHER, END_ACTIONS, Batch
+from theorbo.executor.broker_contact import BrokerContact
 from theorbo.executor.hooks import hooks_of, known_state
 from theorbo.executor.reported import Reported
 from theorbo.executor.values import (
@@ -75,7 +76,6 @@ from theorbo.schemas.limits import (
     KILL_WAIT_S,
     LAUNCHER_WORD_S,
     LOST_S,
-    SUSPECT_S,
 )
 from theorbo.schemas.states import State
 
@@ -126,8 +126,7 @@ class Supervisor:
         self._ranks_ended = False  # whether there is nothing left that a time limit could end
         self._launcher = LauncherEnded(None)
         self._missed = ""  # why launcher_gone is to be reported, if the journal does not know better
-        self._silent = False
-        self._problem = ""
+        self._contact = BrokerContact()
         self._reason = ""
         self._launched: events.LauncherStarted | None = None
         self._watching = False
@@ -372,10 +371,12 @@ class Supervisor:
         return [Report(events.LauncherGone.model_validate({**fields, "time": self._time_s + now}))]
 
     def _tick(self, silent_for_s: float, problem: str, now: float) -> list[Decision]:
-        out = [*self._contact(silent_for_s, now), *self._trouble(problem)]
+        out = self._contact.tick(silent_for_s, problem)
+        if silent_for_s > 2 * HEARTBEAT_S and self._word_until < math.inf:
+            self._word_until = now + LAUNCHER_WORD_S
         if now >= self._accept_until:
             self.phase = Phase.OVER
-            why = f" ({self._problem})" if self._problem else ""
+            why = f" ({problem})" if problem else ""
             words = f"the broker has not accepted the submission within {CONNECT_S:g} s{why}; nothing was launched"
             return [*out, GiveUp(words)]
         if self.phase is Phase.ATTACHING and silent_for_s >= CONNECT_S:
@@ -402,10 +403,10 @@ class Supervisor:
         if self.blind:
             out += self._look_out(silent_for_s, now)
         # A broker that is heard says LOST by itself, some time after it has lost the agents.
-        patience_s = DRAIN_S if self._silent else DRAIN_S + LOST_S
+        patience_s = DRAIN_S if self._contact.silent else DRAIN_S + LOST_S
         if now - self._last_sign_at >= patience_s:
             self.phase = Phase.OVER
-            who = "the broker has" if self._silent else "its agents have"
+            who = "the broker has" if self._contact.silent else "its agents have"
             words = f" ({self._launcher.words})" if self._launcher.words else ""
             out.append(
                 GiveUp(f"the launcher has ended{words}, but not the execution: {who} been silent for {patience_s:g} s")
@@ -426,31 +427,5 @@ class Supervisor:
         self._missed = f"the launcher {where}, and no agent was heard for {LOST_S:g} s"
         return []
 
-    def _contact(self, silent_for_s: float, now: float) -> list[Decision]:
-        if silent_for_s > 2 * HEARTBEAT_S and self._word_until < math.inf:
-            self._word_until = now + LAUNCHER_WORD_S
-        if silent_for_s >= SUSPECT_S:
-            if not self._silent:
-                self._silent = True
-                return [Notice(f"the broker has been silent for {SUSPECT_S:g} s; the Task goes on")]
-        elif self._silent:
-            self._silent = False
-            return [Notice("the broker is back")]
-        return []
-
-    def _trouble(self, problem: str) -> list[Decision]:
-        if problem == self._problem:
-            return []
-        self._problem = problem
-        return [Notice(f"the broker waits: {problem}; nothing is lost" if problem else "the broker goes on")]
-
     def _how_it_went(self) -> str:
-        code, words, started, *_ = self._launcher
-        if self._batch:
-            return self._batch.how_it_went(self._launcher)
-        if not started:
-            return f"the launcher could not be started: {words}"
-        if code is None:
-            return "the launcher, which a former Executor had started, ended without a word"
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        return f"the launcher {how} without a word" + (f": {words}" if words else "")
+        return self._batch.how_it_went(self._launcher) if self._batch else self._launcher.how

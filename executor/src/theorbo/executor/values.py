@@ -71,6 +71,17 @@ class LauncherEnded(NamedTuple):
     """How the job has ended, in the scheduler's words; empty if there is none, or it has forgotten it."""
     scheduler_reason: str = ""
 
+    @property
+    def how(self) -> str:
+        """Of a process, in words."""
+        if not self.started:
+            return f"the launcher could not be started: {self.words}"
+        if self.exit_code is None:
+            return "the launcher, which a former Executor had started, ended without a word"
+        code = self.exit_code
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        return f"the launcher {how} without a word" + (f": {self.words}" if self.words else "")
+
 
 class JobTold(NamedTuple):
     """The batch scheduler has taken our job, or says something new of it."""
