@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,10 @@ from theorbo.schemas.limits import CHECKPOINT_S, LOOK_S
 from theorbo.schemas.names import Channel, Source, SourceKind, Speaker
 from theorbo.schemas.records import encode_record
 from theorbo.schemas.spool import END, spool_name
-from theorbo.task_runtime.agent_core import AgentCore, Complain, Forget, Life, Report
+from theorbo.task_runtime.agent_core import AgentCore, Life
+from theorbo.task_runtime.instructions import Complain, Forget, Inspect, Report, TellLauncher
+from theorbo.task_runtime.processes import Inspection
 from theorbo.task_runtime.processes import Process as TableLine
-from theorbo.task_runtime.rank_control import TellLauncher
 from theorbo.task_runtime.rank_ending import SendSignal
 
 from .client import ClientLink
@@ -48,7 +50,8 @@ class AgentParty(Process):
         self._planned = False
         spool.on_change = self._changed
         self._link = ClientLink(world, self, speaker)
-        self._perform(self.core.start(self.name, "1", spool.epoch, speaker.incarnation))
+        self._perform(self.core.start(node.host_name, "1", spool.epoch, speaker.incarnation, self.wall))
+        self._perform(self.core.resumed(self._started_at + self.now))
         self._look_at_everything()
         self.on_message()
         self.after(LOOK_S, self._tick)
@@ -185,11 +188,23 @@ class AgentParty(Process):
                     self.after(0.001, self.node.signal, process.pid, number)
                 case TellLauncher():
                     pass
+                case Inspect(members):
+                    self._perform(self.core.inspected(self._inspected(members)))
                 case Complain(text):
                     self.world.story.tell(self.name, text)
 
     def _signal_ranks(self, now: float) -> None:
-        if self.core.control.ending.requested:
-            table = [TableLine(pid, pid - 1, pid, pid) for pid in sorted(self.node.living_ranks)]
-            self._perform(self.core.signals_due(table, now))
+        look_at = self.core.control.look_at
+        if now >= look_at:
+            self._perform(self.core.signals_due(self._table(), now))
             self._write_reports()
+            look_at = self.core.control.look_at
+        if look_at < math.inf:
+            self.after(max(0.001, look_at - now), self.on_message)
+
+    def _table(self) -> list[TableLine]:
+        ranks = sorted(self.node.living_ranks.items())
+        return [TableLine(pid, pid - 1, pid, pid, "T" if rank.stopped else "R") for pid, rank in ranks]
+
+    def _inspected(self, members: dict[int, list[TableLine]]) -> dict[int, list[Inspection]]:
+        return {rank: [Inspection(line, "galaxies", 1, "", 0) for line in lines] for rank, lines in members.items()}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from theorbo.broker.core import Core
 from theorbo.broker.values import (
     Append,
+    Batch,
     Confirm,
     FindViews,
     Keep,
@@ -28,6 +30,7 @@ from theorbo.broker.values import (
 )
 from theorbo.schemas.frames import Command, Message
 from theorbo.schemas.limits import HEARTBEAT_S
+from theorbo.schemas.records import split_body
 
 from .journal import Writer
 from .network import Connection, Subscriber
@@ -47,8 +50,11 @@ class BrokerParty(Process):
         self._writer = Writer(world.disk, self, self._handle)
         self._peers: dict[bytes, Connection] = {}
         self._subscribers: dict[bytes, Connection] = {}
+        self._heard: dict[str, float] = {}
+        """When a process was last heard, by a clock that nobody sets."""
         self._reads: deque[ReadJournal] = deque()
         self.address = address
+        self._started_at = self.now
         self.core = Core(self._disk.identity, self._disk.last_sequence, self.wall)
         for execution in self._disk.open_executions():
             self._handle(Recalled(execution, self._disk.recall(execution)))
@@ -71,6 +77,7 @@ class BrokerParty(Process):
                 connection.topics.discard(topic)
             return
         self._peers[connection.peer] = connection
+        self._heard[connection.socket.process.name] = self.now
         if self._world.story.told:
             self._world.story.told_message(f"{connection.socket.process} {connection.peer.decode()}", item)
         if item.command in (Command.READ, Command.CREDIT):
@@ -97,6 +104,9 @@ class BrokerParty(Process):
                     self._send(it, full)
                 case Publish():
                     self._publish(it)
+                case Append(batch) if b'"agent_given_up"' in batch.body:
+                    self._gives_up(batch)
+                    items.append(it)
                 case Append() | Keep() | Refer() | Confirm() | SetAside():
                     items.append(it)
                 case ReadJournal():
@@ -115,6 +125,13 @@ class BrokerParty(Process):
                         self._world.story.tell("broker", f"{it.text} {it.fields}")
         if items:
             self._writer.submit(items)
+
+    def _gives_up(self, batch: Batch) -> None:
+        for text in split_body(batch.body):
+            event = json.loads(text)
+            if event["kind"] == "agent_given_up":
+                name = f"agent-{batch.execution[0] - 1}-{event['node']}"
+                self._world.checks.gives_up(event["node"], self.now - self._heard.get(name, self._started_at))
 
     def _read(self) -> None:
         if self._reads:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from theorbo.broker.values import Batch
 from theorbo.schemas import limits
 from theorbo.schemas.frames import Command, Flag, Header, Message
-from theorbo.schemas.names import BROKER, EXECUTOR, Channel, SourceKind, Stream
+from theorbo.schemas.names import BROKER, EXECUTOR, Channel, Source, SourceKind, Stream
 from theorbo.schemas.records import RS, split_body
 from theorbo.schemas.states import TRANSITIONS, State
 
@@ -49,6 +49,7 @@ class Checks:
         self.truth: dict[tuple[bytes, Stream], list[bytes]] = {}
         self.executor_truth: dict[bytes, set[bytes]] = {}
         self.drops = Counter[bytes]()
+        self.excused_drops: set[bytes] = set()
         self.rows: dict[int, Batch] = {}
         self.executions: dict[bytes, Known] = {}
         self.damaged_rows: set[int] = set()
@@ -59,6 +60,8 @@ class Checks:
         self.excused: set[bytes] = set()
         """Executions whose journal lost something when nobody was left who had it."""
         self.recoveries = 0
+        self._dead: set[tuple[bytes, Source]] = set()
+        """Whose machine died with what it had not delivered."""
         self._credit: dict[tuple[bytes, int], Credit] = {}
         """Of each READ, by peer and request."""
         self._last_sequence = 0
@@ -79,6 +82,11 @@ class Checks:
             self.executor_truth.setdefault(execution, set()).add(record)
         else:
             self.truth.setdefault((execution, stream), []).append(record)
+
+    def died(self, execution: bytes, sources: set[Source]) -> None:
+        """A machine is gone, and its spool: what was not delivered never will be."""
+        self._dead.update((execution, source) for source in sources)
+        self.excused_drops.add(execution)
 
     def dropped(self, execution: bytes) -> None:
         """The call failed, for the disk was full: that must be counted."""
@@ -143,10 +151,23 @@ class Checks:
         )
 
     def _signal(self, batch: Batch, event: dict[str, Any], known: Known) -> None:
-        before = known.state
+        before, held, ran = known.state, known.was_held, known.was_running
         known.take_signal(batch.source, event)
+        if batch.source == BROKER and event["kind"] == "control_requested":
+            self._journaled(batch, event["token"], known)
         if batch.source != BROKER or event["kind"] != "state_changed":
             return
+        whole = batch.execution not in self.damaged_executions
+        self.require(
+            "stopped only when all that have started and not ended were held, running only when one was not",
+            not whole
+            or (
+                held
+                if known.state is State.STOPPED
+                else ran or before is not State.STOPPED or not known.alive or known.state.final
+            ),
+            lambda: f"{batch_name(batch)}: {before} to {known.state}",
+        )
         self.require(
             "states only along the table",
             known.state in TRANSITIONS[before] and event["previous"] == before,
@@ -154,6 +175,32 @@ class Checks:
         )
         if known.state.final:
             self._final(batch, known)
+
+    def _journaled(self, batch: Batch, token: str, known: Known) -> None:
+        former = known.tokens.get(token)
+        self.require(
+            "a request is journaled once",
+            former is None or former in self.damaged_rows,
+            lambda: f"{batch_name(batch)}: {token} is there already, at sequence {former}",
+        )
+        known.tokens[token] = batch.sequence
+
+    def answered(self, execution: bytes, token: str, header: Header) -> None:
+        """A bystander was told that its request is in the journal."""
+        known = self.known(execution)
+        self.require(
+            "who has requested is told where that is",
+            known.tokens.get(token) == header.sequence or self.recoveries > 0,
+            lambda: f"{token}: {header.sequence}, it is at {known.tokens.get(token)}",
+        )
+
+    def gives_up(self, node: int, silent_s: float) -> None:
+        """The broker is about to report that an agent is given up."""
+        self.require(
+            "nobody is given up who was heard lately",
+            silent_s >= limits.SILENT_S - 1.0,
+            lambda: f"agent {node}, heard {silent_s:.1f} s ago",
+        )
 
     def _final(self, batch: Batch, known: Known) -> None:
         conserved = known.conserved
@@ -164,10 +211,21 @@ class Checks:
             lost == known.lost_events or batch.execution in self.damaged_executions,  # a loss may have been damaged
             lambda: f"{lost}, lost were {known.lost_events}",
         )
+        forsaken = known.launcher_ended and known.agents and known.agents <= known.lost_nodes
+        self.require(
+            "lost is only what nobody says has gone",
+            known.state is not State.LOST or not forsaken or batch.execution in self.damaged_executions,
+            lambda: f"{batch_name(batch)}: {known.agents} of {known.lost_nodes}",
+        )
+        self.require(
+            "what was given up is not completed",
+            known.state is not State.COMPLETED or not known.given_up_agents & known.agents,
+            lambda: f"{batch_name(batch)}: {known.given_up_agents}",
+        )
         if known.state is State.LOST or batch.execution in self.forgotten:
             return
         for (execution, stream), records in self.truth.items():
-            if execution != batch.execution:
+            if execution != batch.execution or self._given_up(known, stream):
                 continue
             number = known.settled_number(stream)
             self.require(
@@ -182,6 +240,12 @@ class Checks:
                 delivered - self.damaged_events[execution, stream] <= told[1] <= delivered and told[0] >= number,
                 said(f"{stream}: {told}, but {delivered} of {number} are there"),
             )
+
+    def _given_up(self, known: Known, stream: Stream) -> bool:
+        """Whether the stream's agent was given up; two nodes share the ranks."""
+        source = stream.source
+        node = source.index % 2 if source.kind is SourceKind.RANK else source.index
+        return source.kind is not SourceKind.LAUNCHER and node in known.given_up_agents
 
     # --- what happens to the disk ----------------------------------------------------------------
 
@@ -247,11 +311,13 @@ class Checks:
             case Command.EVENTS:
                 self._is_committed("readers are given only what is committed", header, message.body)
             case Command.CONTROL if header.position:
-                known = self.known(header.execution)
+                self._is_committed("control is sent only when the request is committed", header, message.body)
+            case Command.REQUESTED:
+                row = self.rows.get(header.sequence)
                 self.require(
-                    "control is sent only when the request is committed",
-                    message.body in known.executor_records,
-                    lambda: f"{message.body!r}",
+                    "a request is answered only when it is committed",
+                    row is not None and row.position == header.position and b"control_requested" in row.body,
+                    lambda: f"{header}: {row}",
                 )
             case Command.LISTING:
                 for view in json.loads(message.body)["executions"]:
@@ -328,7 +394,7 @@ class Checks:
 
     def all_delivered(self, world: World) -> None:
         for (execution, stream), records in self.truth.items():
-            if execution in self.excused or not self.known(execution).numbers:
+            if execution in self.excused or not self.known(execution).numbers or (execution, stream[0]) in self._dead:
                 continue
             number = self.known(execution).settled_number(stream)
             self.require(
@@ -337,7 +403,7 @@ class Checks:
                 said(f"{execution[:2].hex()}: of {stream} {number} of {len(records)} are there"),
             )
         for execution, dropped in self.drops.items():
-            if self.recoveries or execution in self.damaged_executions:
+            if self.recoveries or execution in self.damaged_executions | self.excused_drops:
                 continue  # what counted them may be lost itself, and told as a number
             lost = self.known(execution).lost_events
             self.require("what was dropped is counted", lost >= dropped, said(f"{lost} of {dropped}"))

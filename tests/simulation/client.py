@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from theorbo.schemas.frames import NO_EXECUTION, Command, Header, Message
-from theorbo.schemas.link_core import LinkCore, LinkInstruction, Reconnect, Say, Show, next_address
+from theorbo.schemas.link_core import LinkCore, LinkInstruction, Reconnect, Say, Show
 from theorbo.schemas.names import Speaker
 
 from .network import Dealer
@@ -24,14 +24,34 @@ class ClientLink:
         self.core = LinkCore(speaker, process.name, 7, process.now)
         self._execution = speaker.execution if speaker else NO_EXECUTION
         self._request = 1
-        self._addresses = world.connection_file
-        self._connect(self._addresses[0])
+        self._tried: Dealer | None = None
+        self._tried_at = 0.0
+        self._use(Dealer(world.network, process, world.connection_file[0]))
 
-    def _connect(self, address: str) -> None:
-        self.address = address
-        self.dealer = Dealer(self._world.network, self._process, address)
-        self.dealer.on_readable = self._on_readable
+    def _use(self, dealer: Dealer) -> None:
+        self.dealer, self.address = dealer, dealer.address
+        dealer.on_readable = self._on_readable
         self._perform(self.core.connected(self._process.now))
+
+    def _search(self) -> None:
+        """As `schemas.search`: PING where the file says the broker is; until it answers the former connection stays."""
+        self._give_up_search()
+        self._tried_at = self._process.now
+        self._tried = Dealer(self._world.network, self._process, self._world.connection_file[0])
+        self._tried.on_readable = self._found
+        self._tried.send(Message(Command.PING))
+
+    def _found(self) -> None:
+        found, self._tried = self._tried, None
+        if found:
+            found.take()
+            self.dealer.close()
+            self._use(found)
+
+    def _give_up_search(self) -> None:
+        if self._tried:
+            self._tried.close()
+            self._tried = None
 
     def _on_readable(self) -> None:
         self._process.on_message()  # type: ignore[attr-defined]  # every client has it
@@ -52,6 +72,10 @@ class ClientLink:
         self.core.said(self._process.now)
         return True
 
+    def ask(self, question: Message) -> None:
+        """As `Link.ask`: it is asked again after each WELCOME until it is answered."""
+        self._perform(self.core.asks(question))
+
     def receive(self) -> list[Message]:
         return [
             shown
@@ -60,6 +84,8 @@ class ClientLink:
         ]
 
     def tick(self) -> None:
+        if self.core.heard_at > self._tried_at:
+            self._give_up_search()
         self._perform(self.core.tick(self._process.now))
 
     def _perform(self, instructions: list[LinkInstruction]) -> list[Message]:
@@ -71,11 +97,10 @@ class ClientLink:
                 case Show(message):
                     shown.append(message)
                 case Reconnect():
-                    former, self._addresses = self._addresses, self._world.connection_file
-                    self.dealer.close()
-                    self._connect(next_address(self._addresses, former, self.address))
+                    self._search()
         return shown
 
     def close(self) -> None:
+        self._give_up_search()
         self.send(Message(Command.BYE, Header(execution=self._execution)))
         self.dealer.close_lingering()

@@ -199,6 +199,21 @@ def _set_clock(world: World, fault: Fault) -> bool:
     return True
 
 
+def _lose_node(world: World, fault: Fault) -> bool:
+    """The machine dies, and the launcher notices."""
+    number, index = map(int, fault.target.split("-"))
+    return number in world.jobs and world.jobs[number].lose_node(index, dead=True)
+
+
+def _cut_node_off(world: World, fault: Fault) -> bool:
+    """It lives, but neither the launcher nor the broker reach it; for the latter it comes back."""
+    number, index = map(int, fault.target.split("-"))
+    if number not in world.jobs or not world.jobs[number].lose_node(index, dead=False):
+        return False
+    world.network.cut(f"agent-{fault.target}", fault.seconds)
+    return True
+
+
 KINDS: dict[str, Callable[[World, Fault], bool]] = {
     "break": _break,
     "half-open": _half_open,
@@ -216,6 +231,8 @@ KINDS: dict[str, Callable[[World, Fault], bool]] = {
     "observer killed": _kill_observer,
     "live messages dropped": _drop_live,
     "launcher killed": _kill_launcher,
+    "node lost": _lose_node,
+    "node cut off": _cut_node_off,
     "spool full": _fill_spool,
     "journal full": _fill_journal,
     "slow commits": _slow_commits,

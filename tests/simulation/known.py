@@ -26,6 +26,19 @@ class Known:
         """Numbers of which a loss event says that nobody can deliver them."""
         self.executor_records: dict[bytes, int] = {}
         """By record the sequence of the last row that has it."""
+        self.tokens: dict[str, int] = {}
+        """Of requests, with the sequence of their row."""
+        self.agents: set[int] = set()
+        """That have started and not closed."""
+        self.given_up_agents: set[int] = set()
+        self.lost_nodes: set[int] = set()
+        self.launcher_ended = False
+        self.alive: set[int] = set()
+        """Ranks that have started and not ended."""
+        self.stopped: set[int] = set()
+        self.ended_ranks: set[int] = set()
+        self.was_held = self.was_running = False
+        """Whether all of `alive` were held, or one was not, at any time since the state changed."""
         self.state = State.PENDING
         self.conserved: dict[str, Any] = {}
         self.lost_events = 0
@@ -53,10 +66,35 @@ class Known:
             if event.get("first"):
                 numbers = range(event["first"], event["last"] + 1)
                 self.given_up.setdefault(Stream.parse(event["stream"]), set()).update(numbers)
+        elif kind == "agent_started":
+            self.agents.add(source.index)
+        elif kind == "agent_closed":
+            self.agents.discard(source.index)
+        elif kind == "node_lost":
+            self.lost_nodes.add(event["node"])
+        elif kind == "launcher_ended":
+            self.launcher_ended = True
+        elif source == BROKER and kind == "agent_given_up":
+            self.given_up_agents.add(event["node"])
         elif source == BROKER and kind == "conservation":
             self.conserved = event
         elif source == BROKER and kind == "state_changed":
             self.state = State(event["state"])
+            self.was_held = self.was_running = False
+        self._take_ranks(kind, source, event)
+
+    def _take_ranks(self, kind: str, source: Source, event: dict[str, Any]) -> None:
+        if kind == "rank_started" and source.index not in self.ended_ranks:
+            self.alive.add(source.index)
+        elif kind == "rank_ended":
+            self.ended_ranks.add(source.index)
+            self.alive.discard(source.index)
+        elif kind == "ranks_stopped":
+            self.stopped.update(event["ranks"])
+        elif kind == "ranks_continued":
+            self.stopped.difference_update(event["ranks"])
+        self.was_held = self.was_held or bool(self.alive and self.alive <= self.stopped)
+        self.was_running = self.was_running or not self.alive <= self.stopped
 
     def settled_number(self, stream: Stream) -> int:
         """Up to where everything is in the journal, or given up."""

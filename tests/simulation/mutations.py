@@ -10,12 +10,15 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from theorbo.broker import deliveries
+from theorbo.broker import deliveries, forsaken
+from theorbo.broker.controls import Controls
 from theorbo.broker.core import Core
 from theorbo.broker.cursors import Cursor
 from theorbo.broker.deliveries import Deliveries, acknowledgement
 from theorbo.broker.executions import Execution
+from theorbo.broker.forsaken import Forsaken
 from theorbo.broker.peers import Peers
+from theorbo.broker.requests import Requests
 from theorbo.broker.snapshots import Beacon
 from theorbo.broker.streams import StreamHead
 from theorbo.broker.values import Append, Publish, Send
@@ -24,11 +27,12 @@ from theorbo.executor.conversation import Conversation
 from theorbo.executor.reported import Reported
 from theorbo.observer.splice import Deliver, Splice
 from theorbo.schemas import delivery as sending
-from theorbo.schemas import link_core
+from theorbo.schemas import link_core, verdict
 from theorbo.schemas.delivery import Delivery
-from theorbo.schemas.frames import Command
+from theorbo.schemas.frames import Command, Message
 from theorbo.schemas.names import BROKER
 from theorbo.schemas.outcome import Evidence
+from theorbo.schemas.states import State
 from theorbo.task_runtime import agent_core
 from theorbo.task_runtime.spool_reader import SpoolFile
 
@@ -148,6 +152,31 @@ def _without_control(original: Any) -> Any:
         return [each for each in out if not (isinstance(each, Send) and each.message.command == Command.CONTROL)]
 
     return hello
+
+
+def _answer_early(original: Any) -> Any:
+    def ask(self: Requests, session: Any, execution: Any, message: Any, now: float) -> list[Any]:
+        out = original(self, session, execution, message, now)
+        early = [
+            Message(Command.REQUESTED, it.batch.header(message.header.request)) for it in out if isinstance(it, Append)
+        ]
+        return [*out, *(Send(session.peer, answer) for answer in early)]
+
+    return ask
+
+
+def _held_by_halves(original: Any) -> Any:
+    def state(self: Evidence, current: Any) -> Any:
+        after, reason = original(self, current)
+        if after is State.RUNNING and current is not State.PENDING and self.stopped:
+            return State.STOPPED, reason
+        return after, reason
+
+    return state
+
+
+def _only_ends(original: Any) -> Any:
+    return lambda self, agent: [it for it in original(self, agent) if b'"continue"' not in it.record]
 
 
 def _without_loss(original: Any) -> Any:
@@ -285,6 +314,15 @@ MUTATIONS = (
     Mutation("numbered loss ignored", ((StreamHead, "lose", _always(False)),)),
     Mutation("conservation ignores loss", ((Execution, "_conservation", _without_loss),)),
     Mutation("control not repeated at HELLO", ((Peers, "hello", _without_control),)),
+    Mutation("answer a request before commit", ((Requests, "ask", _answer_early),)),
+    Mutation("do not know a request again", ((Controls, "known", _always(None)),)),
+    Mutation("forget requests after a restart",
+             ((Execution, "recalled", _after_recall(lambda it: it.controls._tokens.clear())),)),
+    Mutation("continue is not repeated at HELLO", ((Controls, "for_agent", _only_ends),)),
+    Mutation("stopped when some are held", ((Evidence, "state", _held_by_halves),)),
+    Mutation("give up agents at once", ((forsaken, "SILENT_S", lambda _: 0.0),)),
+    Mutation("never give up an agent", ((Forsaken, "given_up", _always([])),)),
+    Mutation("completed without what was given up", ((verdict, "_lost_nodes", lambda _: lambda *_: ""),)),
     Mutation("credit ignored", ((Cursor, "affords", _always(True)),)),
     Mutation("beacon without heads", ((Beacon, "next", _beacon_without_heads),)),
     Mutation("forget what was given to an Executor", ((Cursor, "give", _given_nowhere),)),

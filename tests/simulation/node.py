@@ -82,10 +82,20 @@ class Rank(Process):
         self.alive = False
         self._node.rank_ended(self)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether its program is held; its thin parent is not."""
+        return self.frozen
+
     def signalled(self, number: int) -> None:
         if number == signal.SIGKILL:
             self.end(None, "SIGKILL")
-        elif not self._plan.ignores_sigterm:
+        elif number == signal.SIGSTOP:
+            if not self.frozen:
+                self.freeze()
+        elif number == signal.SIGCONT:
+            self.thaw()
+        elif number == signal.SIGTERM and not self._plan.ignores_sigterm:
             self.after(0.2, self.end, None, "SIGTERM")
 
 
@@ -103,6 +113,11 @@ class Node:
         self.living_ranks: dict[int, Rank] = {}
         self.agent: AgentParty | None = None
         self.closed = False
+        self.lost = False
+        """Whether the launcher has lost it; it may live on."""
+        self.told_lost = False
+        """Whether the launcher has said so."""
+        self.dead = False
         self.restarts = 0
 
     @property
@@ -111,8 +126,8 @@ class Node:
         return self.restarts >= AGENT_RESTARTS_HERE
 
     def start_agent(self) -> None:
-        if not self.closed:
-            self.agent = AgentParty(self.world, self.host, self, alone=not self.job.launcher_lives)
+        if not self.closed and not self.dead:
+            self.agent = AgentParty(self.world, self.host, self, alone=self.lost or not self.job.launcher_lives)
 
     def agent_ready(self) -> None:
         self.job.agent_ready(self)
@@ -137,6 +152,24 @@ class Node:
         self.agent._link.dealer.close()
         self.world.scheduler.after(back_after_s, self.start_agent)
         return True
+
+    def die(self) -> None:
+        """The machine is gone, with all that is on it."""
+        self.dead = True
+        if self.agent and self.agent.alive:
+            self.agent.kill()
+            self.agent._link.dealer.close()
+        for rank in self.living_ranks.values():
+            rank.kill()
+        self.living_ranks.clear()
+        sources = {Source(SourceKind.AGENT, self.index)} | {
+            Source(SourceKind.RANK, number) for number in range(len(self.job.plan.ranks)) if self.has(number)
+        }
+        self.world.checks.died(self.spool.execution, sources)
+
+    def has(self, rank: int) -> bool:
+        """Whether it is the rank's node."""
+        return rank % len(self.job.nodes) == self.index
 
     def start_rank(self, number: int, plan: RankPlan) -> None:
         rank = Rank(self.world, self, number, plan)
@@ -166,7 +199,7 @@ class Job:
         """Executors that see the launcher's process end."""
         self._ready: set[int] = set()
         self._ranks_left = len(plan.ranks)
-        self._exited = False
+        self._ended = self._exited = False
         self.nodes = [Node(world, self, index) for index in range(plan.nodes)]
         self._launcher = Reporter(self.nodes[0].spool, LAUNCHER, lambda: self.nodes[0].host.wall)
         self._launcher.report("launcher_started", reserved=True, host="node", agents=plan.nodes)
@@ -180,21 +213,53 @@ class Job:
                 for number, rank in enumerate(self.plan.ranks):
                     self.nodes[number % len(self.nodes)].start_rank(number, rank)
 
-    def rank_ended(self, _rank: Rank) -> None:
+    def lose_node(self, index: int, *, dead: bool) -> bool:
+        """The launcher cannot reach a node any more: it says so, and ends all other ranks."""
+        node = self.nodes[index]
+        started = len(self._ready) == len(self.nodes)
+        if not self.launcher_lives or not started or self._ranks_left == 0 or node.lost or node.closed:
+            return False
+        node.lost = True
+        self._ranks_left -= len(node.living_ranks)
+        if dead:
+            node.die()
+        elif node.agent:
+            node.agent.alone = True
+        self.world.scheduler.after(2.0, self._tell_lost, node)
+        return True
+
+    def _tell_lost(self, node: Node) -> None:
+        if not self.launcher_lives or node.told_lost:
+            return
+        node.told_lost = True
+        lost = {"node": node.index, "host": node.host_name, "reason": "ssh ended with 255"}
+        self._launcher.report("node_lost", reserved=True, **lost)
+        for other in self.nodes:
+            for rank in [] if other.lost else list(other.living_ranks.values()):
+                rank.end(None, "SIGTERM")
+        if self._ranks_left == 0:
+            self._all_ended()
+
+    def rank_ended(self, rank: Rank) -> None:
+        if self.nodes[rank.number % len(self.nodes)].lost:
+            return
         self._ranks_left -= 1
         if self._ranks_left == 0 and self.launcher_lives:
             self.world.scheduler.after(0.02, self._all_ended)
 
     def _all_ended(self) -> None:
-        if self.launcher_lives:
+        if self.launcher_lives and not self._ended:
+            self._ended = True
+            for node in [node for node in self.nodes if node.lost]:
+                self._tell_lost(node)
             self._launcher.report("launcher_ended", reserved=True, exit_code=0)
-            for node in self.nodes:
+            for node in [node for node in self.nodes if not node.lost]:
                 node.spool.ended = True
                 node.spool.on_change("end")
             self.world.scheduler.after(DRAIN_S, self._exit, 0)
 
     def agent_closed(self) -> None:
-        if all(node.closed for node in self.nodes):
+        if all(node.closed or node.lost for node in self.nodes):
             self._exit(0)
 
     def _exit(self, code: int) -> None:
@@ -224,4 +289,4 @@ class Job:
 
     @property
     def over(self) -> bool:
-        return all(node.closed or node.given_up for node in self.nodes)
+        return all(node.closed or node.dead or node.given_up for node in self.nodes)

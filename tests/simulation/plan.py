@@ -28,6 +28,15 @@ class ExecutionPlan(NamedTuple):
     time_limit_s: float | None
 
 
+class RequestPlan(NamedTuple):
+    """What a bystander wants of an execution."""
+
+    at: float
+    number: int
+    """Of the execution."""
+    action: str
+
+
 class ObserverPlan(NamedTuple):
     joins_at: float
     policy: str
@@ -54,6 +63,7 @@ class Plan(NamedTuple):
     executions: tuple[ExecutionPlan, ...]
     observers: tuple[ObserverPlan, ...]
     faults: tuple[Fault, ...]
+    requests: tuple[RequestPlan, ...] = ()
 
     @property
     def faults_end(self) -> float:
@@ -74,7 +84,42 @@ def make_plan(seed: int) -> Plan:
     count = chance.choice((0, 1, 2, 3, 4, 5, 6, 8)) + (10 if long else 0)
     lasts_s = max(map(_lasts_s, executions)) + 0.5
     faults = [_fault(chance, executions, observers, lasts_s, long) for _ in range(count)]
-    return Plan(seed, executions, observers, tuple(sorted(faults)))
+    further = random.Random(f"nodes {seed}")
+    faults += _lost_nodes(further, executions, lasts_s)
+    requests = tuple(request for number in range(len(executions)) for request in _requests(further, number, lasts_s))
+    faults += [  # so that the agent has to hear of it later
+        Fault(max(0.0, request.at - 0.2), "agent killed", f"agent-{request.number}-0", 3.0)
+        for request in requests
+        if request.action == "continue" and further.random() < 0.3
+    ]
+    return Plan(seed, executions, observers, tuple(sorted(faults)), requests)
+
+
+def _lost_nodes(chance: random.Random, executions: tuple[ExecutionPlan, ...], lasts_s: float) -> list[Fault]:
+    """Of the nodes beside the launcher's own."""
+    faults = []
+    for number, plan in enumerate(executions):
+        if plan.nodes > 1 and chance.random() < 0.3:
+            kind = chance.choice(("node lost", "node lost", "node cut off"))
+            seconds = chance.choice((5.0, 14.0, 25.0, 60.0)) if kind == "node cut off" else 0.0
+            faults.append(Fault(chance.uniform(0.3, lasts_s), kind, f"{number}-1", seconds))
+    return faults
+
+
+def _requests(chance: random.Random, number: int, lasts_s: float) -> list[RequestPlan]:
+    """What is stopped is continued, or ended."""
+    if chance.random() >= 0.25:
+        return []
+    at = chance.uniform(0.1, lasts_s)
+    actions = chance.choice(
+        (
+            ("stacks",), ("cancel",), ("kill",), ("cancel", "kill"), ("stop", "continue"), ("stop", "continue"),
+            ("stop", "continue", "stop", "continue"), ("stop", "stacks", "continue"), ("stop", "cancel"),
+            ("stop", "kill"), ("continue", "stop", "continue"),
+        )
+    )  # fmt: skip
+    times = [at + place * chance.choice((0.0, 0.3, 2.0, 8.0)) for place in range(len(actions))]
+    return [RequestPlan(time, number, action) for time, action in zip(sorted(times), actions, strict=True)]
 
 
 def _lasts_s(execution: ExecutionPlan) -> float:

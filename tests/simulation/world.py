@@ -19,6 +19,7 @@ from .node import Job
 from .observer_party import ObserverParty
 from .plan import Plan
 from .readers import Readers
+from .requester_party import RequesterParty
 from .scheduler import Host, Scheduler
 from .story import Story
 
@@ -48,6 +49,9 @@ class World:
         self.jobs: dict[int, Job] = {}
         self.executors: dict[int, ExecutorParty] = {}
         self.observers: dict[int, ObserverParty] = {}
+        self.requesters: list[RequesterParty] = []
+        self._wishes: dict[int, deque[str]] = {}
+        """What the bystanders of an execution want next."""
         self._places = 0
         self.connection_file: tuple[str, ...] = ()
         self.broker = self.start_broker(moved=True)
@@ -55,6 +59,8 @@ class World:
             self.scheduler.after(execution.starts_at, self._submit, number)
         for number, observer in enumerate(plan.observers):
             self.scheduler.after(observer.joins_at, self.start_observer, number)
+        for request in plan.requests:
+            self.scheduler.after(request.at, self._request, request.number, request.action)
         for fault in plan.faults:
             self.scheduler.after(fault.at, strike, self, fault)
 
@@ -98,6 +104,27 @@ class World:
         if number in self.jobs and executor.over:
             executor = self._attach(number, "elsewhere")
         executor.cancel()
+
+    def _request(self, number: int, action: str) -> None:
+        """One after the other, as somebody does who waits for the answers."""
+        self._wishes.setdefault(number, deque()).append(action)
+        self.next_request(number)
+
+    def next_request(self, number: int) -> None:
+        """If nobody waits for an answer."""
+        if not self._wishes[number] or any(not each.over for each in self.requesters if each.number == number):
+            return
+        action = self._wishes[number].popleft()
+        self.requesters.append(RequesterParty(self, number, action, f"token {len(self.requesters)}"))
+        if action == "continue":
+            self.scheduler.after(30.0, self._look_whether_it_runs, number)
+
+    def _look_whether_it_runs(self, number: int) -> None:
+        """What the journal has lost nobody carries out; the user sees it, and asks again."""
+        known = self.checks.known(self.execution_id(number))
+        damaged = self.checks.recoveries or self.execution_id(number) in self.checks.damaged_executions
+        if damaged and not known.state.final:
+            self._request(number, "continue")
 
     def attach(self, number: int, host: str) -> None:
         if not self.executors[number].over:
@@ -143,6 +170,8 @@ class World:
             return self.executors.get(int(rest))
         if kind == "observer":
             return self.observers.get(int(rest))
+        if kind == "requester":
+            return None
         node = self.node(rest)
         return node.agent if node else None
 

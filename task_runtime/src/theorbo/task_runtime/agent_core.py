@@ -285,7 +285,9 @@ class AgentCore:
     def _handle_control(self, message: Message, now: float) -> list[AgentInstruction]:
         if self.life is Life.DELIVERING:
             return self._controlled(self.control.request(message, now))
-        return self._controlled(self.control.too_late(message)) if self.life is Life.ENDING else []
+        if self.life is Life.ENDING and not self._closed:  # behind our last word nothing may stand
+            return self._controlled(self.control.too_late(message))
+        return []
 
     def _keep_time_limit(self, now: float) -> list[AgentInstruction]:
         """What the Executor should have asked for, if it is there."""
