@@ -256,3 +256,17 @@ def test_a_time_limit_holds_though_no_executor_asks_for_an_end(run):
     (started,) = limited.client.events("agent_started")
     assert requested.time - started.time == pytest.approx(0.5 + TIME_LIMIT_SLACK_S, abs=3)
     assert limited.client.events("rank_ended")[0].signal == "SIGTERM"
+
+
+def test_stopped_ranks_live_on_when_their_launch_is_killed(run):
+    """The kernel sends SIGHUP to stopped processes whose group nobody of their session looks after any more."""
+    held = run(PYTHON, "-c", COUNTING)
+    Asked(held, "stop").done()
+    held.process.kill()
+    held.process.communicate()
+    assert {process.state for process in rank_processes(held)} == {"T"}
+    before = len(held.client.events("output"))
+    assert Asked(held, "continue").done().refused == ""
+    held.client.follow(lambda client: len(client.events("output")) > before)
+    Asked(held, "cancel").done()
+    held.client.follow(lambda client: client.events("agent_closed"))  # it is alone, and sees the end

@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from theorbo.schemas.limits import OUTPUT_READ_BYTES, PUNCH_BYTES, READ_BYTES
 from theorbo.schemas.names import Channel, Source, SourceKind
 from theorbo.schemas.records import Attachment, encode_record
+from theorbo.schemas.spool import spool_name
 from theorbo.task_runtime.spool_reader import Mark, Saved, SpoolFile, Tail, parse_checkpoint
 
-RANK = Source(SourceKind.RANK, 0)
+RANK, AGENT = Source(SourceKind.RANK, 0), Source(SourceKind.AGENT, 0)
 LOG = encode_record({"kind": "log", "time": 1.0, "text": "hello"})
 METRIC = encode_record({"kind": "metric", "time": 1.0, "name": "m", "value": 1})
 
@@ -172,3 +174,12 @@ def test_the_end_makes_a_line_of_what_has_no_end_and_a_loss_of_a_torn_record():
     read(torn, LOG[:9], {})
     _, damages = torn.take(b"", 1.0, final=True)
     assert [damage.why for damage in damages] == ["record torn in mid-write"]
+
+
+@pytest.mark.parametrize("source", [RANK, AGENT])
+def test_no_two_files_of_one_source_have_a_channel_in_common(source):
+    """Else each would count what the other has, and numbers would be given twice."""
+    channels = [None, Channel.STDOUT, Channel.STDERR, *([Channel.METRICS] if source == AGENT else [])]
+    files = [SpoolFile(spool_name(source, channel), source, channel) for channel in channels]
+    shared = [channel for file in files for channel in file.channels]
+    assert sorted(shared) == list(Channel)

@@ -266,10 +266,11 @@ class Launch(Keeper):
             self._perform(self._core.started_ended(time.monotonic()))
 
     def _start(self, command: list[str], environment: dict[str, str], output: int) -> None:
+        """In a session of its own: else the kernel would send SIGHUP to ranks that are stopped when we die."""
         self._started.append(
             subprocess.Popen(
                 command, env=environment, cwd=self._plan.work_dir, stdin=subprocess.DEVNULL,
-                stdout=output, stderr=output, process_group=0,
+                stdout=output, stderr=output, start_new_session=True,
             )
         )  # fmt: skip
 
