@@ -9,6 +9,7 @@ import json
 import numpy as np
 import pytest
 
+from tests.observer.cluster import Cluster
 from tests.observer.producer import RANK
 from theorbo.observer.ps import fitted
 from theorbo.schemas.names import Source, SourceKind
@@ -119,6 +120,19 @@ def test_a_narrow_terminal_gets_fewer_columns_and_shorter_reasons():
 def test_no_row_is_wider_than_the_terminal(width):
     columns = fit(width, TASK=50)
     assert sum(columns.values()) + 2 * (len(columns) - 1) <= width
+
+
+def test_ps_shows_nodes_job_and_stopped_ranks_and_one_execution_in_detail(broker, theorbo):
+    with Cluster(broker.connection_file) as running:
+        assert theorbo("stop", running.id).returncode == 0
+        head, row = theorbo("ps").stdout.splitlines()
+        assert row[head.index("STATE") :].startswith("STOPPED 2 of 2 ranks")
+        assert row[head.index("HOSTS") :].startswith("node1,node2")
+        assert row[head.index("CONTACT") :].startswith("alive")
+        detail = theorbo("ps", running.id[-8:]).stdout
+        assert "node 1     node2, alive, 1 rank started, 0 ended\n" in detail
+        (found,) = map(json.loads, theorbo("ps", running.id, "--json").stdout.splitlines())
+        assert (found["stopped"], [node["host"] for node in found["nodes"]]) == (2, ["node1", "node2"])
 
 
 # --- result ----------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from theorbo.schemas.presentation import (
     as_object,
     first_line,
     json_line,
+    numbered,
     part_text,
     single_events,
     style_of,
@@ -133,10 +134,55 @@ def test_visible_text_stays_as_it_is():
         (events.Loss(time=0.0, stream="rank:2/log", count=3, detail="torn"), "lost on rank:2/log: 3 events, torn"),
         (events.ControlRequested(time=0.0, action="cancel", by="ada", reason="r"), "cancel requested by ada: r"),
         (events.AgentStarted(time=0.0, host="n1"), "agent_started: host n1"),
+        (events.ControlDone(time=0.0, action="stop", refused="it has none"), "stop refused: it has none"),
+        (events.ControlAccepted(time=0.0, action="stop"), "stop accepted"),
+        (
+            events.JobSubmitted(time=0.0, scheduler="slurm", job="4711", details={"partition": "milano", "nodes": "2"}),
+            "slurm has taken it as job 4711 (partition milano, nodes 2)",
+        ),
+        (events.JobChanged(time=0.0, job="4711", state="PENDING", reason="Resources"), "job 4711 PENDING (Resources)"),
+        (events.JobChanged(time=0.0, job="7", state="RUNNING", nodes="n[1-2]"), "job 7 RUNNING on n[1-2]"),
+        (events.NodeLost(time=0.0, node=1, host="n2", reason="ssh ended"), "node 1 (n2) is lost: ssh ended"),
+        (
+            events.AgentGivenUp(time=0.0, node=1, host="n2", reason="silent"),
+            "node 1 (n2) is not waited for any more: silent",
+        ),
+        (
+            events.ContactChanged(time=30.0, peer="agent:1", contact="alive", previous="silent", heard=10.0),
+            "agent 1 is heard again, after 20 s",
+        ),
+        (events.RanksStopped(time=0.0, ranks=[0, 1, 2, 7]), "stopped: ranks 0-2, 7"),
+        (events.RanksContinued(time=0.0, ranks=[3]), "running again: rank 3"),
+        (
+            events.Usage(
+                time=0.0,
+                host="n1",
+                cpu=1.95,
+                memory_bytes=3 << 30,
+                node_cpu=2.2,
+                node_memory_bytes=5 << 30,
+                ranks={0: (1.0, 1, 0.0), 1: (0.9, 1, 0.0)},
+            ),
+            "n1: 2 ranks use 1.9 cores, 3.0 GiB; the node 2.2 cores, 5.0 GiB",
+        ),
+        (
+            events.RankEnded(time=0.0, signal="SIGKILL", out_of_memory=True, memory_limit_bytes=512 << 20),
+            "killed by SIGKILL, out of memory within the limit of 512.0 MiB",
+        ),
+        (
+            events.LauncherGone(time=0.0, reason="its job is over", scheduler_state="TIMEOUT"),
+            "launcher is gone: its job is over (the scheduler says TIMEOUT)",
+        ),
     ],
 )
 def test_every_kind_reads_as_a_sentence(event, text):
     assert line(event).endswith(f" rank 2 {text}")
+
+
+def test_numbers_in_sequence_are_shown_as_ranges():
+    assert numbered("rank", range(512)) == "ranks 0-511"
+    assert numbered("rank", range(0, 40, 2)) == "ranks 0, 2, 4, 6, 8, 10, 12, 14, …"
+    assert numbered("rank", []) == "ranks (none)"
 
 
 def test_a_line_of_output_says_which_stream_it_came_on():

@@ -12,21 +12,24 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from theorbo.observer.states import contact_of, duration_s, hosts_of, ranks_of, span, state_of
-from theorbo.schemas.choosing import SHORT_DIGITS, View, list_views
+from theorbo.observer.details import details
+from theorbo.observer.states import contact_of, duration_s, hosts_of, job_of, note_of, ranks_of, span, state_of
+from theorbo.schemas.choosing import SHORT_DIGITS, View, chosen, list_views
 from theorbo.schemas.errors import ExitStatus
 from theorbo.schemas.limits import LISTING_ROWS
 from theorbo.schemas.link import open_link
-from theorbo.schemas.presentation import first_line, json_line, visible
+from theorbo.schemas.presentation import json_line, visible
 
 _EPILOG = """\
 EXECUTION is the end of the id, enough for theorbo tail --execution and theorbo result. RANKS are
-ended/started/all. A narrow terminal shows fewer columns, and the beginning of long ones; a pipe gets all of
-it. With --json: one object a line, with the fields of a view in docs/protocol.md, the full
-id, and duration_s.
+ended/started/all. JOB is the batch scheduler's word. CONTACT names who was not heard lately, and since when; REASON
+also ranks of which nothing has come for long (they may compute). A narrow terminal shows fewer columns, and the
+beginning of long ones; a pipe gets all of it. With --json: one object a line, with the fields of a view in
+docs/protocol.md, the full id, and duration_s.
 
 examples:
   theorbo ps                       what is going on
+  theorbo ps 3f2a91bc              one execution, with all its nodes
   theorbo ps --all --experiment mfx1
   theorbo ps --all --json | jq -r 'select(.state == "FAILED") | .reason'
 """
@@ -38,14 +41,15 @@ _COLUMNS: tuple[tuple[str, Callable[[View, float], str]], ...] = (
     ("RUN", lambda view, _: str(view.get("run") or "")),
     ("STATE", lambda view, _: state_of(view)),
     ("RANKS", lambda view, _: ranks_of(view)),
+    ("JOB", lambda view, _: job_of(view)),
     ("CONTACT", lambda view, _: contact_of(view)),
     ("HOSTS", lambda view, _: hosts_of(view)),
     ("AGE", lambda view, now: span(None if view.get("submitted") is None else max(0.0, now - view["submitted"]))),
     ("DURATION", lambda view, now: span(duration_s(view, now))),
-    ("REASON", lambda view, _: first_line(str(view.get("reason") or ""))),
+    ("REASON", lambda view, _: note_of(view)),
 )
 
-_LEAST_USEFUL_FIRST = ("HOSTS", "CONTACT", "AGE", "DURATION", "RUN", "EXPERIMENT", "REASON", "TASK")
+_LEAST_USEFUL_FIRST = ("HOSTS", "JOB", "CONTACT", "AGE", "DURATION", "RUN", "EXPERIMENT", "REASON", "TASK")
 """Columns that a terminal which is too narrow goes without."""
 
 _CUT = {"TASK": 12, "REASON": 20}
@@ -62,9 +66,11 @@ def main(argv: list[str]) -> int:
     wish = {name: getattr(options, name) for name in ("experiment", "run", "task")}
     link = open_link(options.broker)
     try:
-        views = list_views(
-            link, all=options.all, limit=LISTING_ROWS, **{name: value for name, value in wish.items() if value}
-        )
+        if options.execution:
+            views = [chosen(link, options.execution)]
+        else:
+            named = {name: value for name, value in wish.items() if value}
+            views = list_views(link, all=options.all, limit=LISTING_ROWS, **named)
         problem = link.problem
     finally:
         link.close()
@@ -72,6 +78,8 @@ def main(argv: list[str]) -> int:
     if options.json:
         for view in views:
             print(json_line({**view, "duration_s": duration_s(view, now)}))
+    elif options.execution:
+        print("\n".join(details(views[0], now)))
     elif sys.stdout.isatty():
         console = Console()
         table, least = _table(views, now, console.width)
@@ -94,6 +102,9 @@ def _parser() -> argparse.ArgumentParser:
         description="List executions and their states, the newest first.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "execution", metavar="EXECUTION", nargs="?", help="only this one, in detail: some of its digits"
     )
     parser.add_argument("--all", action="store_true", help="also those that have ended")
     parser.add_argument("--experiment", metavar="E", help="only of this experiment")

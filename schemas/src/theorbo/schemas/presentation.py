@@ -45,6 +45,7 @@ def style_of(event: events.EventBase) -> str:
 _STYLES: tuple[tuple[tuple[type[events.EventBase], ...], str], ...] = (
     ((events.TaskFailed, events.RankEnded, events.Loss, events.NodeLost, events.AgentGivenUp), "red"),
     ((events.InvalidEvent,), "red"),
+    ((events.ContactChanged,), "yellow"),
     ((events.StateChanged, events.Result), "bold"),
     ((events.Output, events.Progress, events.Metric, events.Usage), "dim"),
 )
@@ -208,6 +209,13 @@ def _given_up(event: events.AgentGivenUp) -> str:
     return f"node {event.node}{host} is not waited for any more" + _because(event.reason)
 
 
+def _contact(event: events.ContactChanged) -> str:
+    who = event.peer.replace(":", " ")
+    if event.contact == "alive":
+        return f"{who} is heard again, after {max(0.0, event.time - event.heard):.0f} s"
+    return f"{who} is {event.contact}, last heard at {_clock(event.heard)}"
+
+
 def _stopped(event: events.RanksStopped) -> str:
     return f"stopped: {numbered('rank', event.ranks)}"
 
@@ -354,6 +362,7 @@ _SENTENCES: dict[type[events.EventBase], Any] = {
     events.JobChanged: _job_changed,
     events.NodeLost: _node_lost,
     events.AgentGivenUp: _given_up,
+    events.ContactChanged: _contact,
     events.RanksStopped: _stopped,
     events.RanksContinued: _continued,
     events.Usage: _usage,
