@@ -16,10 +16,10 @@ ROOT = Path(__file__).parents[2]
 
 DISTRIBUTIONS = {
     "theorbo-schemas": [],
-    "theorbo-broker": ["broker", "journal", "schema"],
-    "theorbo-executor": ["run", "attach", "launch", "node", "agent", "emit", "schema"],
-    "theorbo-task-runtime[agent]": ["launch", "node", "agent", "emit"],
-    "theorbo-observer": ["tail", "ps", "result", "replay", "cancel", "stop", "continue", "stacks", "schema"],
+    "theorbo-broker": ["broker", "journal", "schema", "doctor"],
+    "theorbo-executor": ["run", "attach", "launch", "node", "agent", "emit", "schema", "doctor"],
+    "theorbo-task-runtime[agent]": ["launch", "node", "agent", "emit", "doctor"],
+    "theorbo-observer": ["tail", "ps", "result", "replay", "cancel", "stop", "continue", "stacks", "schema", "doctor"],
 }
 """What one installs, and which commands one then has."""
 
@@ -72,7 +72,7 @@ def test_a_host_with_one_distribution_has_its_commands_and_tells_where_the_other
             help_page = run(theorbo, command, "--help")
             assert (help_page.returncode, help_page.stderr) == (0, ""), command
             assert f"theorbo {command}" in help_page.stdout
-        elif command == "schema":  # comes with the base of theorbo-schemas, which has no pydantic
+        elif command in ("schema", "doctor"):  # come with the base of theorbo-schemas, without pydantic and pyzmq
             refused = run(theorbo, command)
             assert refused.returncode == 2
             assert refused.stderr.endswith(f"install {distribution} with all it depends on\n")

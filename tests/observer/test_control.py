@@ -7,11 +7,13 @@ import sys
 import time
 
 import pytest
+from jsonschema import validate
 
 from tests.observer.cluster import Cluster, agent, obedient
 from theorbo.observer import request
 from theorbo.schemas.errors import ExitStatus, UsageError
 from theorbo.schemas.limits import RECEIPT_S
+from theorbo.schemas.line_schema import line_schema
 
 
 @pytest.fixture
@@ -52,6 +54,8 @@ def test_cancel_ends_when_the_execution_has_ended(cluster, theorbo):
     assert done.returncode == 0, done.stderr
     *lines, last = objects(done)
     assert [line["kind"] for line in lines if line["source"] == "broker"] == ["control_requested", "state_changed"]
+    for line in (*lines, last):
+        validate(line, line_schema())
     assert last["kind"] == "request_outcome"
     assert (last["state"], last["complete"], last["missing"]) == ("CANCELLED", True, [])
     assert [(each["source"], each["host"], each["done"]) for each in last["answers"]] == [

@@ -11,10 +11,12 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from theorbo.observer.states import present_state
+from theorbo.observer.progress import RanksProgress, Together
+from theorbo.observer.states import has_ended, present_state
 from theorbo.observer.tally import StreamCount, Verification, verification_fields
 from theorbo.observer.values import BrokerTrouble, Missed, Observation
 from theorbo.schemas.choosing import SHORT_DIGITS
+from theorbo.schemas.events import Progress, Result, StateChanged
 from theorbo.schemas.names import KIND_CHANNELS, OUTPUT_KIND
 from theorbo.schemas.presentation import as_line, as_object, json_line, line_of, style_of, visible, worth_a_line
 
@@ -63,6 +65,7 @@ class Lines:
         """`everything`: also bookkeeping. `single`: only of one execution, which need not be named each time."""
         self._everything = everything
         self._with_task = not single
+        self._progress: dict[bytes, RanksProgress] = {}
         self._console = Console(highlight=False, soft_wrap=True) if sys.stdout.isatty() else None
 
     def view(self, view: Mapping[str, Any]) -> None:
@@ -70,9 +73,25 @@ class Lines:
         self._print(line_of(time.time(), _who(view), present_state(view)), "bold")
 
     def event(self, item: Observation) -> None:
-        """What happened, if people want to see it."""
+        """What happened, if people want to see it. The progress of several ranks is shown together."""
+        event, execution = item.event, item.header.execution
+        if isinstance(event, Progress) and not self._everything:
+            ranks = self._progress.setdefault(execution, RanksProgress())
+            self._together(
+                item, ranks.take(item.header.source.index if item.header.source else 0, event, time.monotonic())
+            )
+            return
+        if isinstance(event, StateChanged | Result) and (known := self._progress.get(execution)):
+            self._together(item, known.rest(time.monotonic()))
+            if isinstance(event, StateChanged) and has_ended({"state": event.state}):
+                del self._progress[execution]
         if self._everything or worth_a_line(item.event):
             self._print(as_line(item.header, item.view, item.event, with_task=self._with_task), style_of(item.event))
+
+    def _together(self, item: Observation, progress: Together | None) -> None:
+        if progress:
+            who = f"{_who(item.view)} {progress.who}" if self._with_task else progress.who
+            self._print(line_of(progress.time, who, progress.text), style_of(item.event))
 
     def missed(self, item: Missed) -> None:
         """What could not be had."""

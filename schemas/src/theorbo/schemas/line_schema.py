@@ -18,7 +18,8 @@ from theorbo.schemas.names import Channel
 
 _EPILOG = """\
 Of this form are the lines of theorbo tail, replay, run and attach with --json, and of theorbo journal export: events,
-and those of kind snapshot, missed, verification (of tail and replay) and outcome (the last one of run and attach).
+and those of kind snapshot, missed, verification (of tail and replay), outcome (the last one of run and attach) and
+request_outcome (the last one of cancel, stop, continue and stacks).
 A line of a kind that this version does not know has the same first fields, and any others.
 
 examples:
@@ -84,6 +85,21 @@ _NO_EVENTS: dict[str, tuple[str, dict[str, Any]]] = {
             "duration_s": {"type": "number"},
             "redelivered": _COUNT,
             "results": _OBJECTS,
+        },
+    ),
+    "request_outcome": (
+        "The last line of cancel, stop, continue and stacks: who has answered, and how it stands.",
+        {
+            **{name: _PLACE[name] for name in ("execution", "task", "experiment", "run", "kind", "time", "position")},
+            "action": {"enum": ["cancel", "kill", "stop", "continue", "stacks"]},
+            "state": {"type": "string"},
+            "reason": {"type": "string"},
+            "complete": {
+                "type": "boolean",
+                "description": "everybody has answered, and what was wanted has come about",
+            },
+            "answers": _OBJECTS,
+            "missing": _OBJECTS,
         },
     ),
 }
