@@ -28,9 +28,9 @@ _WHAT = {
 
 _MORE = {
     "cancel": f"""\
-Without --grace the ranks have {GRACE_S:g} s between SIGTERM and SIGKILL. A Task sees that it was asked to end by
-theorbo.task_runtime.cancelled(). The command ends when the execution has ended, and says how: a Task that was
-done before it heard of it is COMPLETED.""",
+Without --grace the ranks have as long between SIGTERM and SIGKILL as they were submitted with, else {GRACE_S:g} s. A
+Task that says cooperative = True sees it by self.cancelled(). The command ends when the execution has ended, and
+says how: a Task that was done before it heard of it is COMPLETED.""",
     "stop": """\
 The state is STOPPED when all ranks of all nodes are held. They keep their memory and their nodes, and the clock of
 a time limit goes on.""",
@@ -136,9 +136,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     )
     if command == "cancel":
         how = parser.add_mutually_exclusive_group()
-        how.add_argument(
-            "--grace", metavar="S", type=_seconds, help=f"seconds between SIGTERM and SIGKILL ({GRACE_S:g})"
-        )
+        how.add_argument("--grace", metavar="S", type=_seconds, help="seconds between SIGTERM and SIGKILL")
         how.add_argument("--kill", action="store_true", help="SIGKILL at once")
     parser.add_argument("--no-wait", action="store_true", help="end as soon as the request is in the journal")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
