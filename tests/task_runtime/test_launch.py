@@ -457,6 +457,13 @@ def test_a_launcher_that_does_not_end_after_its_ranks_is_ended(launched):
     assert run.client.events("log", "launcher")[0].text == "all ranks have gone: the launcher is being ended"
 
 
+def test_what_a_launcher_that_had_to_be_ended_leaves_behind_is_ended(launched):
+    hanging = ["sh", "-c", 'setsid sleep 60 & "$@"; sleep 60', "mpiexec"]
+    run = launched("sh", "-c", "echo out", launcher=hanging, environment={"PMI_RANK": "0"},
+                   program=("-c", with_limits(LAUNCHER_END_S=0.2)))  # fmt: skip
+    assert ended(run)[0] == ("COMPLETED", "")
+
+
 def test_ranks_that_do_not_follow_one_that_ended_badly_are_ended(launched):
     launcher = ["sh", "-c", 'PMI_RANK=0 "$@" & PMI_RANK=1 "$@" & wait', "srun"]
     run = launched("sh", "-c", "[ $THEORBO_RANK = 1 ] && exit 3; sleep 60", launcher=launcher, ranks=2,

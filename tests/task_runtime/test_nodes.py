@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 from theorbo.schemas.launch_plan import NodeStart
-from theorbo.schemas.limits import DRAIN_S, GOODBYE_S, NODES_CLEAR_S, NODES_READY_S
+from theorbo.schemas.limits import DRAIN_S, GOODBYE_S, NODE_LOOK_S, NODES_CLEAR_S, NODES_READY_S
+from theorbo.task_runtime.node_protocol import LOOK, SWEEP
 from theorbo.task_runtime.nodes import EndCommand, Nodes, ReportLost, StartNodes, TellNodes
 
 ONE_EACH = [NodeStart(["ssh", "n1"], 1), NodeStart(["ssh", "n2"], 2)]
@@ -45,7 +46,7 @@ def test_all_are_done():
     for number in (1, 2, 3):
         nodes.done(number, f"n{number}")
     assert not nodes.is_over  # until the command has ended
-    assert nodes.command_ended(0, 0, "", "srun") == []
+    assert nodes.command_ended(0, 0, "", "srun", 5.0) == []
     assert nodes.is_over
     assert nodes.undelivered() == []
 
@@ -72,24 +73,23 @@ def test_what_a_node_says_of_its_failure_stands_and_not_how_its_command_ended():
     nodes = Nodes(ONE_EACH)
     nodes.start(0.0)
     assert nodes.failed(1, "n1", "no broker") == [ReportLost(1, "n1", "n1: no broker")]
-    assert nodes.command_ended(0, 6, "words", "ssh n1") == []
+    assert nodes.command_ended(0, 6, "words", "ssh n1", 5.0) == []
     assert nodes.start_problem == "n1: no broker"
 
 
 def test_a_node_that_is_lost_while_ranks_run_is_swept_once_after_their_end():
     nodes = ready(ONE_EACH)
-    assert nodes.command_ended(0, 255, "broken pipe", "ssh n1") == [
+    assert nodes.command_ended(0, 255, "broken pipe", "ssh n1", 5.0) == [
         ReportLost(1, "n1", "n1: ssh n1 ended with status 255: broken pipe")
     ]
-    assert nodes.due(5.0) == []
     nodes.over(10.0)
     nodes.cleared(2)
     assert nodes.all_cleared
-    assert nodes.drain(11.0) == [StartNodes(0, sweep=True)]
+    assert nodes.drain(11.0) == [StartNodes(0, SWEEP)]
     nodes.done(2, "n2")
-    nodes.command_ended(1, 0, "", "ssh n2")
+    nodes.command_ended(1, 0, "", "ssh n2", 5.0)
     assert not nodes.is_over
-    assert nodes.command_ended(0, 255, "no route", "ssh n1") == []
+    assert nodes.command_ended(0, 255, "no route", "ssh n1", 5.0) == []
     assert nodes.due(12.0) == []  # not a second time
     assert nodes.is_over
     assert nodes.undelivered() == [(1, "n1", "n1: ssh n1 ended with status 255: broken pipe")]
@@ -98,12 +98,12 @@ def test_a_node_that_is_lost_while_ranks_run_is_swept_once_after_their_end():
 def test_a_sweep_that_works_leaves_nothing_undelivered():
     nodes = draining(ONE_EACH)
     nodes.done(2, "n2")
-    nodes.command_ended(1, 0, "", "ssh n2")
-    assert nodes.command_ended(0, -9, "", "ssh n1") == []  # the end is marked: nothing more can be reported
+    nodes.command_ended(1, 0, "", "ssh n2", 5.0)
+    assert nodes.command_ended(0, -9, "", "ssh n1", 5.0) == []  # the end is marked: nothing more can be reported
     assert not nodes.is_over
-    assert nodes.due(20.0) == [StartNodes(0, sweep=True)]
+    assert nodes.due(20.0) == [StartNodes(0, SWEEP)]
     nodes.done(1, "n1")
-    nodes.command_ended(0, 0, "", "ssh n1")
+    nodes.command_ended(0, 0, "", "ssh n1", 5.0)
     assert nodes.is_over
     assert nodes.undelivered() == []
     assert nodes.recovered
@@ -113,12 +113,12 @@ def test_where_nothing_was_ever_ready_nothing_is_swept():
     nodes = Nodes(ONE_EACH)
     nodes.start(0.0)
     nodes.ready(2, "n2")
-    nodes.command_ended(0, 127, "", "ssh n1")
+    nodes.command_ended(0, 127, "", "ssh n1", 5.0)
     nodes.over(1.0)
     nodes.cleared(2)
     assert nodes.drain(2.0) == []
     nodes.done(2, "n2")
-    nodes.command_ended(1, 0, "", "ssh n2")
+    nodes.command_ended(1, 0, "", "ssh n2", 5.0)
     assert nodes.is_over
 
 
@@ -137,7 +137,7 @@ def test_the_drain_of_others_has_an_end_and_their_sweep_too():
     end_at = 11.0 + DRAIN_S + 2 * GOODBYE_S
     assert nodes.due(end_at - 1) == []
     assert nodes.due(end_at) == [EndCommand(0)]
-    nodes.command_ended(0, -9, "", "ssh n1")
+    nodes.command_ended(0, -9, "", "ssh n1", 5.0)
     assert nodes.due(end_at) == []
     assert nodes.is_over
     assert [number for number, _, _ in nodes.undelivered()] == [1]
@@ -150,3 +150,38 @@ def test_what_strangers_say_changes_nothing():
     nodes.done(7, "n7")
     assert nodes.failed(7, "n7", "x") == []
     assert nodes.all_ready
+
+
+def lost():
+    nodes = ready(ONE_EACH)
+    nodes.command_ended(0, 255, "", "ssh n1", 5.0)
+    assert nodes.due(5.0) == [StartNodes(0, LOOK)]
+    return nodes
+
+
+def test_a_lost_node_whose_machine_answers_is_looked_at_again_later():
+    nodes = lost()
+    nodes.alive(1)
+    assert nodes.command_ended(0, 0, "", "ssh n1", 6.0) == []
+    assert not nodes.gone
+    assert nodes.due(6.0 + NODE_LOOK_S - 1) == []
+    assert nodes.due(6.0 + NODE_LOOK_S) == [StartNodes(0, LOOK)]
+    nodes.command_ended(0, 255, "no route", "ssh n1", 70.0)
+    assert nodes.gone == "n1"
+
+
+def test_a_machine_that_does_not_answer_in_time_is_gone():
+    nodes = lost()
+    assert nodes.due(5.0 + NODES_READY_S) == [EndCommand(0)]
+    assert nodes.due(6.0 + NODES_READY_S) == []
+    nodes.command_ended(0, -9, "", "ssh n1", 66.0)
+    assert nodes.gone == "n1"
+
+
+def test_a_look_ends_with_the_ranks_and_the_sweep_comes_after_it():
+    nodes = lost()
+    assert nodes.over(10.0) == [TellNodes("over"), EndCommand(0)]
+    nodes.cleared(2)
+    assert nodes.drain(11.0) == []
+    nodes.command_ended(0, -9, "", "ssh n1", 11.0)
+    assert nodes.due(12.0) == [StartNodes(0, SWEEP)]

@@ -56,10 +56,10 @@ def launched(broker, tmp_path):
         inits = " ".join(machine.shell[2] for machine in machines)
         nodes = [NodeStart(machine.shell, number) for number, machine in enumerate(machines, 1)]
         environment = {"NODES": inits, "RANKS_PER_NODE": str(ranks_per_node), **options.pop("environment", {})}
-        file = options.pop("broker", broker.connection_file)
+        srun = options.pop("launcher", ["sh", "-c", SRUN, "srun"])
         all_launched.append(
             launch(
-                file, tmp_path, *command, ranks=ranks, launcher=["sh", "-c", SRUN, "srun"], environment=environment,
+                broker.connection_file, tmp_path, *command, ranks=ranks, launcher=srun, environment=environment,
                 nodes=options.pop("nodes", nodes), **options,
             )
         )  # fmt: skip
@@ -233,6 +233,20 @@ def test_a_machine_that_loses_its_power_is_named_with_what_it_may_still_have(lau
     assert run.client.texts("rank:1", "stdout") == ["out"]
 
 
+def test_a_launcher_that_does_not_notice_the_death_of_a_machine_is_ended(launched, machines):
+    there = machines("node1")
+    hanging = ["sh", "-c", SRUN.replace("wait", "sleep 600"), "mpiexec"]
+    run = launched(there, "sh", "-c", "echo out; sleep 600", launcher=hanging, grace_s=1.0,
+                   program=("-c", with_limits(SIBLINGS_S=0.2)))  # fmt: skip
+    lines(run, "rank:1")
+    there[0].cut_power()
+    run.client.follow(lambda client: client.events("launcher_ended"))
+    words = [event.text for event in run.client.events("log", "launcher")]
+    assert "node1 was lost and does not answer, and the launcher did not end: the launcher is being ended" in words
+    assert run.client.events("rank_ended", "rank:0")[0].signal == "SIGTERM"
+    assert run.end()[0] == 6
+
+
 def test_sigterm_to_everything_ends_ranks_everywhere_and_all_is_delivered(launched, machines):
     there = machines("node1")
     tidy = "trap 'echo tidied; sleep 0.5; echo bye; exit 1' TERM; echo ready; while :; do sleep 0.1; done"
@@ -273,6 +287,7 @@ def test_in_a_slurm_job_the_grace_is_shorter_than_killwait_and_the_end_has_the_s
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     there = machines("node1")
     run = launched(there, "sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done", grace_s=60.0)
+    lines(run, "rank:0")
     lines(run, "rank:1")
     begun = time.monotonic()
     for pid in [*pids(there[0], "node"), run.process.pid]:

@@ -16,6 +16,7 @@ from theorbo.schemas.limits import (
     SIBLINGS_S,
 )
 from theorbo.task_runtime.agent_keeping import DismissAgent, KillAgent, StartAgent, Warn
+from theorbo.task_runtime.node_protocol import SWEEP
 from theorbo.task_runtime.nodes import StartNodes, TellNodes
 from theorbo.task_runtime.phase import Finish, MarkEnd, Phase
 from theorbo.task_runtime.processes import Process, RankProcess
@@ -251,7 +252,7 @@ def test_the_end_is_marked_when_all_machines_have_cleared_and_it_is_over_when_al
     assert core.due([], 52.0) == [MarkEnd()]
     assert core.agent_ended(0, "", 53.0) == []
     core.nodes.done(1, "n1")
-    core.nodes.command_ended(0, 0, "", "ssh n1")
+    core.nodes.command_ended(0, 0, "", "ssh n1", 5.0)
     assert core.due([], 54.0) == [Finish(None, started=True)]
 
 
@@ -260,7 +261,7 @@ def test_a_machine_that_does_not_get_ready_ends_the_launch_and_what_was_reported
     core.start(0.0)
     core.agent.started(0.0)
     core.nodes.failed(1, "n1", "no broker")
-    core.nodes.command_ended(0, 6, "", "ssh n1")
+    core.nodes.command_ended(0, 6, "", "ssh n1", 5.0)
     assert core.due([], 1.0) == []  # the agent here decides whether anything can be reported at all
     core.agent_ready()
     assert core.due([], 2.0) == [TellNodes("over"), MarkEnd("n1: no broker")]
@@ -294,8 +295,20 @@ def test_what_another_machine_could_not_deliver_is_said_with_the_rest():
     core.nodes.cleared(1)
     core.due([], 52.0)
     core.nodes.failed(1, "n1", "the broker is away")
-    core.nodes.command_ended(0, 6, "", "ssh n1")
-    assert core.due([], 53.0) == [StartNodes(0, sweep=True)]
+    core.nodes.command_ended(0, 6, "", "ssh n1", 5.0)
+    assert core.due([], 53.0) == [StartNodes(0, SWEEP)]
     core.agent_ended(0, "", 54.0)
-    core.nodes.command_ended(0, 6, "", "ssh n1")
+    core.nodes.command_ended(0, 6, "", "ssh n1", 5.0)
     assert core.due([], 55.0) == [Finish("n1: the broker is away", started=True)]
+
+
+def test_a_launcher_that_does_not_notice_that_a_machine_has_gone_is_ended():
+    core = with_node()
+    core.nodes.command_ended(0, 255, "", "ssh n1", 5.0)
+    core.due([], 5.0)
+    core.nodes.command_ended(0, 255, "no route", "ssh n1", 6.0)
+    assert core.due([], 6.0) == []
+    assert core.next_at(6.0) == 6.0 + SIBLINGS_S
+    out = core.due([PROGRAM], 6.0 + SIBLINGS_S)
+    assert out[0] == Warn("n1 was lost and does not answer, and the launcher did not end: the launcher is being ended")
+    assert out[1] == SignalLauncher(signal.SIGTERM)

@@ -181,6 +181,11 @@ NODES_CLEAR_S = 10.0
 """So long after the ranks' end a node has to say that nothing of them is left on its machine, which takes up to
 `LEAVE_S` and `LEFTOVER_S`. Then it counts as lost."""
 
+NODE_LOOK_S = 60.0
+"""How often, while ranks run, `theorbo launch` looks whether a machine answers whose node was lost: its ranks may run
+on. It has `NODES_READY_S` for its answer; without one the launcher gets `SIBLINGS_S` to end by itself, then it is
+ended."""
+
 HEADLESS_S = 60.0
 """A node whose launch has died before any rank was seen there waits this long for ranks that may be on their way. Then
 it delivers what there is, and ends."""

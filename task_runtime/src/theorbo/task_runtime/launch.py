@@ -28,7 +28,7 @@ from theorbo.schemas.limits import LAUNCHER_STDERR_BYTES, NAME_CHARACTERS, OWN_R
 from theorbo.schemas.names import LAUNCHER
 from theorbo.schemas.records import encode_record
 from theorbo.schemas.spool import append, checked_execution, default_root, make_spool, open_append, spool_name
-from theorbo.task_runtime import scheduler, wrapper
+from theorbo.task_runtime import processes, scheduler, wrapper
 from theorbo.task_runtime.agent_keeping import Warn
 from theorbo.task_runtime.agent_process import AgentProcess, connection_content
 from theorbo.task_runtime.file_space import reserve
@@ -73,6 +73,7 @@ class Launch(Keeper):
         super().__init__(spool, ranks_pipe, self._core, agent)
         self._nodes = NodeCommands(plan.nodes, self)
         self._started: list[subprocess.Popen[bytes]] = []
+        self._ended_launcher = False
         self._problem: str | None = None
         self._output = b""  # the end of what the launcher itself has written
         self._output_pipe = -1
@@ -193,6 +194,8 @@ class Launch(Keeper):
             self._perform_own(Warn(f"{said.host}: {fields.get('text')}"))
         elif said.says == "cleared":
             self._core.nodes.cleared(number)
+        elif said.says == "alive":
+            self._core.nodes.alive(number)
         elif said.says == "done":
             self._core.nodes.done(number, said.host)
         elif said.says == "failed":
@@ -200,14 +203,14 @@ class Launch(Keeper):
 
     def on_command_ended(self, index: int, status: int, words: str, name: str) -> None:
         """A command that starts nodes has ended."""
-        self._perform(self._core.nodes.command_ended(index, status, words, name))
+        self._perform(self._core.nodes.command_ended(index, status, words, name, time.monotonic()))
 
-    def _start_nodes(self, index: int, *, sweep: bool) -> None:
+    def _start_nodes(self, index: int, purpose: str) -> None:
         plan = self._plan
         needed = NodePlan(
             version=__version__, execution=plan.execution, spool_root=str(self._root), broker=str(self._broker),
             connection=plan.connection or connection_content(self._broker), spool_bytes=plan.spool_bytes,
-            grace_s=self._grace_s, time_limit_s=plan.time_limit_s, keep_spool=plan.keep_spool, sweep=sweep,
+            grace_s=self._grace_s, time_limit_s=plan.time_limit_s, keep_spool=plan.keep_spool, purpose=purpose,
         )  # fmt: skip
         self._nodes.start(index, needed)
 
@@ -217,7 +220,7 @@ class Launch(Keeper):
         if isinstance(it, StartRanks):
             self._start_ranks()
         elif isinstance(it, StartNodes):
-            self._start_nodes(it.command, sweep=it.sweep)
+            self._start_nodes(it.command, it.purpose)
         elif isinstance(it, TellNodes):
             self._nodes.tell({"tell": it.word, "grace_s": it.grace_s})
         elif isinstance(it, EndCommand):
@@ -225,6 +228,7 @@ class Launch(Keeper):
         elif isinstance(it, ReportLost):
             self._report("node_lost", node=it.node, host=it.host, reason=it.reason)
         elif isinstance(it, SignalLauncher):
+            self._ended_launcher = True
             for child in self._started:
                 if child.returncode is None:
                     with contextlib.suppress(ProcessLookupError):
@@ -275,6 +279,8 @@ class Launch(Keeper):
         )  # fmt: skip
 
     def _mark_end(self, problem: str | None) -> None:
+        if self._ended_launcher:  # it may have been about to start a rank, and its own helpers need not be in its group
+            processes.end_users_of_spool(self._spool)
         self._on_output()
         self._on_ranks_pipe()
         codes = [child.returncode for child in self._started]

@@ -28,7 +28,7 @@ from theorbo.task_runtime.agent_keeping import Warn
 from theorbo.task_runtime.agent_process import AgentProcess
 from theorbo.task_runtime.keeper import Keeper
 from theorbo.task_runtime.mpi_abort import aborted
-from theorbo.task_runtime.node_protocol import NodePlan, decode_plan, encode_line
+from theorbo.task_runtime.node_protocol import LOOK, SWEEP, NodePlan, decode_plan, encode_line
 from theorbo.task_runtime.node_supervision import NodeSupervision, Say
 from theorbo.task_runtime.phase import MarkEnd
 from theorbo.task_runtime.processes import RankProcess
@@ -91,8 +91,8 @@ class Node(Keeper):
         self._plan, self._head = plan, head
         root = Path(plan.spool_root)
         spool = root / f"theorbo-{os.getuid()}" / plan.execution
-        ranks_pipe = None if plan.sweep else _made(spool, root, plan.execution)
-        self._core = NodeSupervision(grace_s=plan.grace_s, sweep=plan.sweep)
+        ranks_pipe = None if plan.purpose == SWEEP else _made(spool, root, plan.execution)
+        self._core = NodeSupervision(grace_s=plan.grace_s, sweep=plan.purpose == SWEEP)
         agent = AgentProcess(
             spool, broker=Path(plan.broker), connection=plan.connection, node=number,
             spool_bytes=plan.spool_bytes, time_limit_s=plan.time_limit_s, grace_s=plan.grace_s,
@@ -102,7 +102,7 @@ class Node(Keeper):
     def run(self) -> int:
         """Keep the agent until everything is delivered. Tells the head how that went."""
         self.watch(self._head.descriptor, self._on_head)
-        if self._plan.sweep:
+        if self._plan.purpose == SWEEP:
             processes.end_users_of_spool(self._spool)
         finish = self._keep(lambda: self._core.start(time.monotonic()))
         if (finish.problem is None or not finish.started) and not self._plan.keep_spool:
@@ -154,7 +154,7 @@ class Node(Keeper):
     # --- what the core decided ------------------------------------------------------------------------
 
     def _start_agent(self) -> None:
-        if self._plan.sweep and not self._spool.is_dir():
+        if self._plan.purpose == SWEEP and not self._spool.is_dir():
             self._perform(self._core.spool_gone())
         else:
             super()._start_agent()
@@ -162,6 +162,8 @@ class Node(Keeper):
     def _perform_own(self, it: Any) -> None:
         if isinstance(it, Say):
             if it.word == "cleared":
+                if self._core.ending.requested:  # a rank may have been about to start
+                    processes.end_users_of_spool(self._spool)
                 for rank, code in aborted(self._spool, self._core.silent).items():
                     self._head.say("rank", line=f"aborted {rank} {code}")
             self._head.say(it.word)
@@ -192,6 +194,9 @@ def run(number: int, head: Head) -> int:
         if plan.version != __version__:
             raise UsageError(f"Theorbo {__version__} here, {plan.version} at the launch; install the same version")
         checked_execution(plan.execution)
+        if plan.purpose == LOOK:
+            head.say("alive")
+            return ExitStatus.COMPLETED
         return Node(plan, number, head).run()
     except TheorboError as error:
         head.say("failed", text=str(error))

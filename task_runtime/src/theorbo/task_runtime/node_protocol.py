@@ -16,6 +16,7 @@ Up: `{"node": 1, "host": "n1", "says": …}` with
 * `ending` with `grace_s`: ranks of this machine are being ended;
 * `warn` with `text`: to be reported as a log line of the launcher;
 * `cleared`: nothing of the ranks is left here;
+* `alive`: the answer to a look;
 * `done`: everything is delivered, and the spool is gone;
 * `failed` with `text`: it could not begin, or not deliver everything.
 
@@ -33,6 +34,14 @@ LAST_WORDS = ("done", "failed")
 """After one of these a node says nothing more, and hears nothing."""
 
 
+KEEP = "keep"
+"""Make the spool and keep its agent."""
+LOOK = "look"
+"""Only say `alive`: the node was lost, but perhaps its machine was not."""
+SWEEP = "sweep"
+"""After the ranks' end: end what is left of them, and deliver what is left in the spool, if it is there still."""
+
+
 class NodePlan(NamedTuple):
     """What a node needs to know. It never holds a secret: neither a key nor the program's environment."""
 
@@ -48,8 +57,8 @@ class NodePlan(NamedTuple):
     grace_s: float
     time_limit_s: float | None
     keep_spool: bool
-    sweep: bool
-    """Whether this is the second time: the spool is there already, if anything is left to be delivered."""
+    purpose: str
+    """`KEEP`, `LOOK` or `SWEEP`."""
 
 
 class Said(NamedTuple):

@@ -5,6 +5,9 @@ A node's life, as far as the head sees it::
     AWAITED ──ready──> READY ──`over` was told, leftovers have gone──> CLEARED ──all is delivered──> DONE
         any of them ──its command has ended too early, or it says that it cannot go on──> LOST
 
+While ranks run it is looked now and then whether the machine of a lost node still answers. One that does not is gone,
+and with it its ranks; some launchers would never notice.
+
 One command may have started several nodes. What a lost node has in its spool is *swept* once, after the ranks'
 end: the same command again, which finds the spool there.
 """
@@ -12,12 +15,14 @@ end: the same command again, which finds the spool there.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, Union
 
 from theorbo.schemas.launch_plan import NodeStart
-from theorbo.schemas.limits import DRAIN_S, GOODBYE_S, NODES_CLEAR_S, NODES_READY_S
+from theorbo.schemas.limits import DRAIN_S, GOODBYE_S, NODE_LOOK_S, NODES_CLEAR_S, NODES_READY_S
 from theorbo.task_runtime.agent_keeping import Warn
+from theorbo.task_runtime.node_protocol import KEEP, LOOK, SWEEP
 
 _DONE_S = DRAIN_S + 2 * GOODBYE_S  # a node gives up by itself after DRAIN_S, and says so
 
@@ -33,10 +38,10 @@ class NodeState(enum.Enum):
 
 
 class StartNodes(NamedTuple):
-    """Run the command of this number in `plan.nodes`. In a sweep it finds its spools made, and no ranks."""
+    """Run the command of this number in `plan.nodes`, for this purpose; see `node_protocol`."""
 
     command: int
-    sweep: bool = False
+    purpose: str = KEEP
 
 
 class TellNodes(NamedTuple):
@@ -70,6 +75,8 @@ class _Node:
         self.host = ""
         self.state = NodeState.AWAITED
         self.was_ready = False
+        self.answers = False
+        """Whether its machine has answered a look."""
         self.problem: str | None = None
         """Why it could not be started, or what it could not deliver."""
 
@@ -84,6 +91,11 @@ class Nodes:
         self._commands = range(len(starts))
         self._running: set[int] = set()
         self._swept: set[int] = set()
+        self.gone = ""
+        """The machine that was lost and does not answer a look."""
+        self._looking: dict[int, float] = {}  # command → until when it may take
+        self._look_at: dict[int, float] = {}
+        self._ranks_ended = False
         self._draining = False
         self._ready_by: float | None = None
         self._clear_by: float | None = None
@@ -155,14 +167,23 @@ class Nodes:
         if node:
             node.host, node.state, node.problem = host, NodeState.DONE, None
 
+    def alive(self, number: int) -> None:
+        """Its machine has answered a look."""
+        node = self._all.get(number)
+        if node:
+            node.answers = True
+
     def failed(self, number: int, host: str, problem: str) -> list[NodesInstruction]:
         """It says that it could not begin, or not deliver everything. It ends."""
         node = self._all.get(number)
         return self._lost(number, node, host, f"{host}: {problem}") if node else []
 
-    def command_ended(self, index: int, status: int, words: str, command: str) -> list[NodesInstruction]:
+    def command_ended(self, index: int, status: int, words: str, command: str, now: float) -> list[NodesInstruction]:
         """A command has ended, which is too early for the nodes that have not said what became of them."""
         self._running.discard(index)
+        if self._looking.pop(index, None) is not None:
+            self._looked(index, now)
+            return []
         out: list[NodesInstruction] = []
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         said = f"{command} {how}" + (f": {words}" if words else "")
@@ -170,7 +191,16 @@ class Nodes:
             if node.index == index and node.state not in (NodeState.DONE, NodeState.LOST):
                 place = node.host or f"node {number}"
                 out += self._lost(number, node, node.host, f"{place}: {said}")
+                if node.was_ready and not self._ranks_ended:
+                    self._look_at[index] = now
         return out
+
+    def _looked(self, index: int, now: float) -> None:
+        silent = [node.host for node in self._all.values() if node.index == index and not node.answers]
+        if silent:
+            self.gone = silent[0]
+        elif not self._ranks_ended:
+            self._look_at[index] = now + NODE_LOOK_S
 
     def _lost(self, number: int, node: _Node, host: str, problem: str) -> list[NodesInstruction]:
         known = node.state is NodeState.LOST
@@ -181,7 +211,9 @@ class Nodes:
         """The ranks and their launcher have ended."""
         self._ready_by = None
         self._clear_by = now + NODES_CLEAR_S
-        return self.tell("over")
+        self._ranks_ended = True
+        self._look_at.clear()
+        return [*self.tell("over"), *(EndCommand(index) for index in self._looking)]
 
     def tell(self, word: str, grace_s: float = 0.0) -> list[NodesInstruction]:
         """Say it to all, if there are any."""
@@ -208,13 +240,27 @@ class Nodes:
             self._done_by = None
             self._swept.update(self._commands)
             out += [EndCommand(index) for index in sorted(self._running)]
+        for index in [index for index, at in self._look_at.items() if now >= at]:
+            del self._look_at[index]
+            out += self._look(index, now)
+        for index in [index for index, until in self._looking.items() if now >= until]:
+            self._looking[index] = math.inf
+            out.append(EndCommand(index))
         if self._draining:
             for index in sorted(self._to_sweep() - self._running):
                 self._swept.add(index)
                 self._running.add(index)
                 self._done_by = now + _DONE_S
-                out.append(StartNodes(index, sweep=True))
+                out.append(StartNodes(index, SWEEP))
         return out
+
+    def _look(self, index: int, now: float) -> list[NodesInstruction]:
+        for node in self._all.values():
+            if node.index == index:
+                node.answers = False
+        self._looking[index] = now + NODES_READY_S
+        self._running.add(index)
+        return [StartNodes(index, LOOK)]
 
     def _to_sweep(self) -> set[int]:
         """Commands to be run once more. Where nothing was ever ready no rank has left anything."""
@@ -223,7 +269,7 @@ class Nodes:
 
     def times(self) -> list[float | None]:
         """When `due` is to be asked again."""
-        return [self._ready_by, self._clear_by, self._done_by]
+        return [self._ready_by, self._clear_by, self._done_by, *self._look_at.values(), *self._looking.values()]
 
     def _too_late(self, state: NodeState, what: str) -> list[NodesInstruction]:
         out: list[NodesInstruction] = []

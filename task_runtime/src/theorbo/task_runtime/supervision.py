@@ -162,6 +162,9 @@ class Supervision:
             self._start_problem, self.phase = self.nodes.start_problem, Phase.CLEARING
             out += self.nodes.over(now)
         if self.phase is Phase.RUNNING:
+            if self.nodes.gone:
+                reason = f"{self.nodes.gone} was lost and does not answer, and the launcher did not end"
+                self._launcher_by.setdefault(reason, now + SIBLINGS_S)
             out += self._end_launcher(now)
             out += self.ending.due(members(self._living(), table), now)
         elif self.phase is Phase.CLEARING:
