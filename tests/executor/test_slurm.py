@@ -80,7 +80,20 @@ def test_a_refusal_is_one_sentence():
     )
     assert slurm.refusal(words) == "invalid partition specified: nosuch; Invalid partition name specified"
     assert not slurm.in_doubt(words)
+    lookup = (
+        "sbatch: error: get_addr_info: getaddrinfo() failed: Name or service not known: No error, attempt number {}\n"
+    )
+    unresolved = (
+        "".join(map(lookup.format, range(10)))
+        + 'sbatch: error: slurm_set_addr: Unable to resolve "ctl"\n'
+        + "sbatch: error: Unable to establish control machine address\n"
+        + "sbatch: error: Batch job submission failed: No error\n"
+    )
+    assert slurm.refusal(unresolved) == (
+        'slurm_set_addr: Unable to resolve "ctl"; Unable to establish control machine address'
+    )
     assert slurm.in_doubt("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\n")
+    assert not slurm.in_doubt("sbatch: error: Unable to contact slurm controller (connect failure): timed out\n")
 
 
 def test_what_we_need_comes_last_so_that_it_holds():

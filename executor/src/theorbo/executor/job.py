@@ -202,14 +202,19 @@ class Job:
         began = time.time()
         while not self._closed:
             answer = self._slurm.queue()
+            long_ago = time.time() - began >= JOB_FOUND_S
             if answer and not answer.problem and answer.asked_at >= began:
                 if number := found_by_name(answer, self._execution):
                     self._submitted(number, details or {"output": str(self._files.output)}, 0.0)
                     return
-                if time.time() - began >= (JOB_FOUND_S if doubt else 0.0):
-                    words = str(doubt) if doubt else "no job of this execution is in the queue"
+                if long_ago or not doubt:
+                    words = f"{doubt}, and no job is there" if doubt else "no job of this execution is in the queue"
                     self._end(LauncherEnded(None, words, started=False))
                     return
+            elif doubt and long_ago:
+                unknown = f"whether there is a job named like {self._execution} cannot be found out"
+                self._end(LauncherEnded(None, f"{doubt}; {unknown}", started=False))
+                return
             with self._ordered:
                 self._ordered.wait_for(lambda: self._closed, LOOK_S)
 

@@ -165,16 +165,16 @@ def parsed_config(answer: str) -> dict[str, str]:
 
 
 def refusal(answer: str) -> str:
-    """What sbatch says when it takes nothing, in one line."""
-    lines = [line.strip() for line in answer.splitlines() if line.strip()]
-    said = [re.sub(r"^(sbatch|squeue|scancel|scontrol|srun): (error: )?", "", line) for line in lines]
-    last = said[-1].removeprefix("Batch job submission failed: ") if said else ""
-    return "; ".join(dict.fromkeys([*said[:-1], last]))[-1000:]
+    """Why one of its programs does not do what it was asked, in one line: the last two things that it says."""
+    said = [re.sub(r"^\s*(sbatch|squeue|scancel|scontrol|srun): (error: )?", "", line) for line in answer.splitlines()]
+    reasons = [re.sub("^Batch job submission failed: ", "", line.strip()) for line in said]
+    return "; ".join(list(dict.fromkeys(reason for reason in reasons if reason not in ("", "No error")))[-2:])
 
 
 def in_doubt(answer: str) -> bool:
-    """Whether sbatch has failed in a way that may have left a job in the queue."""
-    return bool(re.search("timed out|Unable to contact|Communication|Connection|Zero Bytes", answer, re.IGNORECASE))
+    """Whether sbatch has failed in a way that may have left a job in the queue: it has asked, and got no answer."""
+    asked_nobody = "Unable to contact" in answer
+    return not asked_nobody and bool(re.search("timed out|communication|connection|Zero Bytes", answer, re.IGNORECASE))
 
 
 def _said(text: str) -> str:
