@@ -139,6 +139,28 @@ def test_an_interrupt_after_the_time_limit_kills():
     assert request(limited.handle(Wanted(Wish.INTERRUPT, ""), T0 + 6)).action == "kill"
 
 
+@pytest.mark.parametrize(
+    ("wish", "action"), [(Wish.STOP, "stop"), (Wish.CONTINUE, "continue"), (Wish.STACKS, "stacks")]
+)
+def test_holding_continuing_and_asking_for_stacks_are_requests_but_no_end(wish, action):
+    running = launched(time_limit_s=60.0)
+    assert request(running.handle(Wanted(wish, "why"), T0 + 1)).action == action
+    running.handle(heard(events.ControlRequested(time=1.0, action=action, by="bob@home")), T0 + 2)
+    assert request(running.handle(Wanted(Wish.INTERRUPT, ""), T0 + 3)).action == "cancel"
+
+
+def test_what_another_has_asked_for_and_the_launcher_does_not_heed_ends_the_launcher():
+    running = launched()
+    running.handle(heard(events.ControlRequested(time=1.0, action="cancel", by="bob@home", grace_s=5.0)), T0 + 2)
+    assert kinds(running.handle(Tick(0.0), T0 + 2 + 5 + KILL_WAIT_S)) == [EndLauncher, Notice]
+
+
+def test_whoever_wants_to_let_go_of_it_stays_when_another_has_asked_for_its_end():
+    running = launched(detach=True)
+    running.handle(heard(events.ControlRequested(time=1.0, action="cancel", by="bob@home")), T0 + 2)
+    assert kinds(running.handle(state("RUNNING"), T0 + 3)) == [CallHooks]
+
+
 def test_a_scheduler_that_sends_sigterm_twice_does_not_cut_the_grace_short():
     running = launched()
     assert request(running.handle(Wanted(Wish.CANCEL, "SIGTERM"), T0 + 1)).action == "cancel"

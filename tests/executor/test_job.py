@@ -244,3 +244,32 @@ def test_a_node_that_does_not_see_the_plan_is_named_within_two_polls(batch):
     assert "cannot read the launch plan" in outcome["reason"]
     assert time.monotonic() - began < 2 * QUEUE_POLL_S
     assert len((batch.home / "asked").read_text()) <= 3
+
+
+def test_from_a_machine_without_a_scheduler_it_is_followed_by_what_its_agents_report(batch, monkeypatch, tmp_path):
+    batch.set("hold")
+    run = batch.run("Fine")
+    run.until("job_submitted")
+    run.kill()
+    programs = str(tmp_path / "bin")
+    monkeypatch.setenv("PATH", os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if p != programs))
+    attached = batch.start("attach", run.execution)
+    attached.until("executor_attached")
+    asking = batch.start("cancel", run.execution, "--no-wait")
+    assert attached.until("control_done")["refused"].endswith("the scheduler cannot be asked from this machine")
+    asking.process.communicate(timeout=DEADLINE_S)
+    batch.release()
+    assert attached.end()["state"] == "CANCELLED"
+    assert "the scheduler cannot be asked from this machine" in attached.process.stderr.read()
+
+
+def test_executors_of_one_user_ask_the_queue_together(batch):
+    batch.set("hold")
+    runs = [batch.run("Fine") for _ in range(4)]
+    for run in runs:
+        run.until("job_submitted")
+    for run in runs:
+        run.until("job_changed", state="PENDING")
+    batch.release()
+    assert [run.end()["state"] for run in runs] == ["COMPLETED"] * 4
+    assert len((batch.home / "asked").read_text()) <= 3
