@@ -708,6 +708,36 @@ def test_a_request_that_is_repeated_is_one_request():
     assert node.journal.kinds(AGENT).count("control_done") == 1
 
 
+def test_in_a_recovered_journal_another_request_may_have_the_same_position():
+    """A kill was passed over, for a stop that the journal had lost had had its position."""
+    node = running()
+    node.ask(control(action="stop"), 0.0)
+    for now in (0.0, 0.1):
+        node.perform(node.core.signals_due([PROGRAM._replace(state="T")], now))
+    node.round()
+    assert node.journal.kinds(AGENT).count("control_done") == 1
+    assert node.ask(control(action="kill"), 1.0) == []
+    node.journal.recover(agent_signals=1)
+    node.start()
+    assert node.ask(control(action="kill"), 2.0) == [TellLauncher(0.0)]
+    assert signal.SIGKILL in signals(node.core.signals_due([PROGRAM._replace(state="T")], 2.0))
+
+
+def test_behind_its_last_word_an_agent_reports_nothing():
+    node = running()
+    node.append("rank-0.rec", ENDED)
+    node.look()
+    node.core.end()
+    for _ in range(3):
+        node.round()
+    assert node.journal.kinds(AGENT)[-1] == "agent_closed"
+    node.journal.recover(agent_signals=0)
+    node.core.handle(node.journal.welcome(), 0.0)
+    node.ask(control(), 1.0)
+    node.end()
+    assert node.journal.kinds(AGENT) == ["agent_started", "agent_closed"]
+
+
 def test_kill_is_sigkill_at_once():
     node = running()
     assert node.ask(control(action="kill", grace_s=5), 0.0) == [TellLauncher(0.0)]

@@ -217,6 +217,7 @@ class AgentCore:
         journal = str(decode_json(message.body).get("broker", "")) if message.body else ""
         if self.delivery.welcomed(journal):
             self._numbering.another_journal(self.files.values())
+            self.control.another_journal()
             if self.life is Life.CLOSING:
                 self.life = Life.ENDING
 

@@ -151,6 +151,13 @@ class RankControl:
         accepted = {"kind": "control_accepted", "action": action, "position": position, "deadline": deadline}
         return [*out, Report(accepted)] if news else out
 
+    def another_journal(self) -> None:
+        """The broker has another journal than before, in which other requests may have the positions that we know. What
+        was begun goes on; requests that are still there come again, and are answered again.
+        """
+        self._done.clear()
+        self._requests.clear()
+
     def end_by_ourselves(self, grace_s: float, now: float) -> list[ControlInstruction]:
         """End the ranks though nobody has asked for it."""
         self.ending.request(grace_s, now)
