@@ -70,6 +70,8 @@ def _recover_journal(world: World, fault: Fault) -> bool:
     """The broker died, its journal was damaged; what it had written last is gone."""
     if not world.broker.alive or not world.disk.batches:
         return False
+    if any(node.lost for job in world.jobs.values() for node in job.nodes):
+        return False  # where others have closed meanwhile, who waits for the lost one would wait for ever
     world.broker.kill()
     world.acknowledgements.clear()
     lost = world.disk.lose_tail(1 + int(fault.amount * 15))
