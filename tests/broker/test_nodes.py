@@ -310,7 +310,7 @@ class TestContactsThatAreTold:
         assert self.told(running) == [
             ("suspect", "alive", SUSPECT_S, 0.0),
             ("silent", "suspect", SILENT_S, 0.0),
-            ("alive", "silent", SILENT_S + 6, SILENT_S + 6),
+            ("alive", "silent", SILENT_S + 6, 0.0),
         ]
         assert self.told(running, "agent:0") == self.told(running, "executor") == []
 

@@ -26,8 +26,8 @@ class Contacts:
         """By source (`executor`, `agent:0` …); who says BYE is taken out."""
         self._leased: set[str] = set()
         """Those who have a lease and have not been heard since."""
-        self._told: dict[str, Contact] = {}
-        """What the journal says of those that are not alive."""
+        self._told: dict[str, tuple[Contact, float]] = {}
+        """What the journal says of those that are not alive, and when they were last heard."""
         self._closed: set[str] = set()
         """Agents that have delivered everything: their silence is no news."""
         self._under_way = 0
@@ -97,13 +97,13 @@ class Contacts:
 
     def _changed(self, now: float) -> Iterable[events.ContactChanged]:
         for name, heard in self._heard.items():
-            previous, current = self._told.get(name, Contact.ALIVE), contact(now - heard)
+            previous, before = self._told.get(name, (Contact.ALIVE, heard))
+            current = contact(now - heard)
             known = current is previous or (current is Contact.SUSPECT and previous is Contact.SILENT)
             if known or name in self._closed or (current is Contact.ALIVE and name in self._leased):
                 continue
-            yield events.ContactChanged(
-                time=now, peer=name, contact=current.value, previous=previous.value, heard=heard
-            )
+            last = before if current is Contact.ALIVE else heard
+            yield events.ContactChanged(time=now, peer=name, contact=current.value, previous=previous.value, heard=last)
 
     def told(self, event: events.ContactChanged) -> None:
         """A change is in the journal."""
@@ -111,7 +111,7 @@ class Contacts:
         if event.contact == "alive":
             self._told.pop(event.peer, None)
         else:
-            self._told[event.peer] = Contact(event.contact)
+            self._told[event.peer] = Contact(event.contact), event.heard
 
     # --- ranks -----------------------------------------------------------------------------------
 

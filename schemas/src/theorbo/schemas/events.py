@@ -338,7 +338,7 @@ class ContactChanged(EventBase):
     contact: Literal["alive", "suspect", "silent"]
     previous: Literal["alive", "suspect", "silent"]
     heard: FiniteFloat
-    """When it was last heard, by the broker's clock."""
+    """When it was last heard, by the broker's clock; if it is alive again, before it fell silent."""
 
 
 class Conservation(EventBase):
