@@ -41,6 +41,8 @@ from theorbo.schemas.names import EXECUTOR, LAUNCHER, Channel, Source, SourceKin
 from theorbo.schemas.presentation import as_object, single_events
 from theorbo.schemas.records import LineReader, RecordReader, attachments_of, channel_of, encode_record
 from theorbo.task_runtime.agent_core import AgentCore
+from theorbo.task_runtime.instructions import Inspect
+from theorbo.task_runtime.time_limit import TimeLimit
 
 from .mutations import (
     chunks,
@@ -301,8 +303,22 @@ def memory_of(thing: object) -> int:
 def core_of_the_agent(chance: Random) -> Counter[str]:
     """Any spool and any broker: Refused and ProtocolError, which are documented, and nothing else."""
     seen: Counter[str] = Counter()
-    checkpoint = chance.choice((None, {}, [], {"files": []}, {"files": {"rank-0.rec": {"offset": -1, "counts": {}}}}))
-    agent = AgentCore(EXECUTIONS[0], 0, checkpoint, hostile_file(chance, 3))
+    absurd = (
+        None,
+        [],
+        {"ranks": [[1e999]]},
+        {"ranks": [[0, 1, 2]]},
+        {"ranks": [], "told": [-1e999]},
+        {"ranks": {"": 1}},
+    )
+    checkpoint = chance.choice(
+        (
+            None, {}, [], {"files": []}, {"files": {"rank-0.rec": {"offset": -1, "counts": {}}}},
+            {"files": {}, "journal": "a", "control": chance.choice(absurd)},
+        )
+    )  # fmt: skip
+    limit = chance.choice((None, TimeLimit(chance.choice((1e-9, 5.0, 1e308)))))
+    agent = AgentCore(EXECUTIONS[0], 0, checkpoint, hostile_file(chance, 3), time_limit=limit)
     now = 1000.0
     agent.start("node", "0")
     files = dict.fromkeys(("rank-0.rec", "rank-0.out", "launcher.rec", "agent-0.rec", "executor.rec", "x"), b"")
@@ -326,7 +342,10 @@ def core_of_the_agent(chance: Random) -> Counter[str]:
                         out = agent.chunk(out, chance.choice((None, b"", b"x" * min(out.length, 100))))
                     assert decode_message(list(out.encode())) == out
                 agent.advance(now)
-                agent.signals_due([], now)
+                agent.resumed(now)
+                for due in agent.signals_due([], now):
+                    if isinstance(due, Inspect):
+                        agent.inspected({})
                 if chance.random() < 0.1:
                     agent.end()
             case _:

@@ -92,7 +92,7 @@ class AgentCore:
             files = {str(name): parse_checkpoint(fields) for name, fields in checkpoint["files"].items()}
             self.control.restore(checkpoint["control"])
             return files, str(checkpoint["journal"])
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
             return {}, ""
 
     def _recall(self, own_records: bytes) -> None:
@@ -108,7 +108,7 @@ class AgentCore:
                     self.control.recall(fields)
                 elif kind == "agent_closed":
                     self._closed = True
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
                 continue  # torn, or of another version
 
     # --- reading --------------------------------------------------------------------------------
