@@ -270,3 +270,16 @@ def test_stopped_ranks_live_on_when_their_launch_is_killed(run):
     held.client.follow(lambda client: len(client.events("output")) > before)
     Asked(held, "cancel").done()
     held.client.follow(lambda client: client.events("agent_closed"))  # it is alone, and sees the end
+
+
+def test_whoever_looks_sees_it_too_when_the_launch_itself_is_told_to_end(run):
+    program = (
+        "import signal, sys; from theorbo.task_runtime import cancelled\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('looking', flush=True)\n"
+        "while not cancelled(): pass\nsys.exit('seen')"
+    )
+    looking = run(PYTHON, "-c", program, grace_s=60.0)
+    looking.client.follow(lambda client: client.events("output"))
+    looking.process.send_signal(signal.SIGTERM)
+    looking.client.follow_to_end()
+    assert looking.client.texts("rank:0", "stderr") == ["seen"]

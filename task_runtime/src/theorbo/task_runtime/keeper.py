@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from theorbo.schemas.spool import END
+from theorbo.schemas.spool import END, tell_cancelled
 from theorbo.task_runtime import processes
 from theorbo.task_runtime.agent_keeping import AgentKeeping, DismissAgent, KillAgent, StartAgent
 from theorbo.task_runtime.agent_process import AgentProcess
@@ -188,6 +188,8 @@ class Keeper:
             elif isinstance(it, KillAgent):
                 self._agent.kill()
             elif isinstance(it, SendSignal):
+                if it.number == signal.SIGTERM:
+                    tell_cancelled(self._spool)
                 processes.send_signal(it.process, it.number)
             elif isinstance(it, Finish):
                 self._finish = it
