@@ -144,6 +144,24 @@ def test_where_one_address_answers_the_others_are_only_warned_of(doctor, connect
     assert any(each["verdict"] == "warning" and "another address answers" in each["text"] for each in found)
 
 
+def test_a_name_of_several_addresses_is_well_where_one_answers(doctor, connection):
+    """`localhost` is ::1, too, where this broker does not listen; and the clock is told once."""
+    port = connection.router[0].rpartition(":")[2]
+    live = connection.publisher[0].rpartition(":")[2]
+    names = (f"tcp://localhost:{port}", connection.router[0], UNRESOLVABLE)
+    lives = (f"tcp://localhost:{live}", connection.publisher[0], UNRESOLVABLE)
+    found, bad = doctor(connection._replace(router=names, publisher=lives))
+    assert bad == []
+    assert len([each for each in found if each["check"] == "clock"]) == 1
+
+
+def test_trouble_with_the_clock_stays_trouble_where_another_address_is_dead(doctor):
+    with FakeBroker(ahead_s=3600.0) as fake, dead() as address:
+        both = plain(fake.address)._replace(router=(address, fake.address), publisher=(address, fake.address))
+        _, (bad,) = doctor(both)
+    assert bad["check"] == "clock"
+
+
 def test_a_wrong_key_of_the_broker_and_of_the_user_are_told_apart(doctor, connection):
     other, _ = zmq.curve_keypair()
     _, (bad,) = doctor(connection._replace(public_key=other.decode()))

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, List, NamedTuple, Optional  # noqa: UP035 - Python 3.9 evaluates these
 
 import zmq
 
@@ -42,7 +42,7 @@ from theorbo.schemas.findings import (
     summary,
 )
 from theorbo.schemas.limits import DOCTOR_S
-from theorbo.schemas.search import numeric
+from theorbo.schemas.search import host_of, numeric
 from theorbo.schemas.spool import default_root, own_directory
 from theorbo.schemas.talking import look_up, reach, talk
 
@@ -156,7 +156,8 @@ def _broker(given: str | None) -> Iterator[Finding]:
     if connection.public_key:
         found, pair = _key(connection)
         yield found
-    yield from _softened([list(_address(connection, place, pair, path)) for place in range(len(connection.router))])
+    yield from _conversations(connection, pair, path)
+    yield from _live_streams(connection)
 
 
 def _key(connection: Connection) -> tuple[Finding, KeyPair | None]:
@@ -180,39 +181,74 @@ def _key(connection: Connection) -> tuple[Finding, KeyPair | None]:
     return Finding(check, OK, f"public half {pair.public}"), pair
 
 
-def _address(connection: Connection, place: int, pair: KeyPair | None, path: Path) -> Iterator[Finding]:
-    """Both sockets of one place in the connection file."""
-    publisher = connection.publisher[min(place, len(connection.publisher) - 1)]
-    addresses = {}
-    for address in dict.fromkeys((connection.router[place], publisher)):
+class _Tried(NamedTuple):
+    """What came of one address."""
+
+    findings: List[Finding]  # noqa: UP006
+    reached: Optional[bool] = None  # noqa: UP045
+    """Whether a broker has answered; None: whether nothing of it is trouble."""
+
+    @property
+    def well(self) -> bool:
+        if self.reached is None:
+            return all(found.verdict != TROUBLE for found in self.findings)
+        return self.reached
+
+
+def _numbers(addresses: Iterable[str], names: list[Finding]) -> list[str]:
+    """Each address once, with numbers; `names` gets what became of names."""
+    found: list[str] = []
+    for address in addresses:
         if numeric(address):
-            addresses[address] = [address]
-            continue
-        addresses[address], found = look_up(address)
-        yield found
-    for router in addresses[connection.router[place]]:
-        found = reach(router, connection.host)
-        yield found
-        if found.verdict == OK and (pair or not connection.public_key):
-            heard = talk(router, connection.public_key, pair)
-            yield from on_talk(
-                router, heard, __version__, str(path), connection.host, pair.public if pair else ""
-            )  # fmt: skip
-            if heard.outcome == "welcome" and heard.broker != connection.broker:
+            found.append(address)
+        else:
+            stands_for, finding = look_up(address)
+            names.append(finding)
+            found += stands_for
+    return list(dict.fromkeys(found))
+
+
+def _conversations(connection: Connection, pair: KeyPair | None, path: Path) -> Iterator[Finding]:
+    names: list[Finding] = []
+    addresses = _numbers(connection.router, names)
+    tried = [_Tried([finding]) for finding in names if finding.verdict == TROUBLE]
+    yield from (finding for finding in names if finding.verdict != TROUBLE)
+    for address in addresses:
+        findings = [reach(address, connection.host)]
+        reached = False
+        if findings[0].verdict == OK and (pair or not connection.public_key):
+            heard = talk(address, connection.public_key, pair)
+            public = pair.public if pair else ""
+            said = on_talk(address, heard, __version__, str(path), connection.host, public)
+            reached = heard.outcome == "welcome"
+            known = reached and any(each.reached for each in tried)
+            findings += said[:1] if known else said  # version and clock are the same at every address
+            if reached and not known and heard.broker != connection.broker:
                 text = "the broker has another journal than when the connection file was written"
-                yield Finding(f"broker {router}", WARNING, text, f"copy the file again from {connection.host}")
-    for live in addresses[publisher]:
-        if publisher != connection.router[place]:
-            yield reach(live, connection.host)
+                fix = f"copy the file again from {connection.host}"
+                findings.append(Finding(f"broker {address}", WARNING, text, fix))
+        elif findings[0].verdict == OK:
+            reached = True  # as far as one gets without a key
+        tried.append(_Tried(findings, reached))
+    yield from _softened(tried)
 
 
-def _softened(places: list[list[Finding]]) -> Iterable[Finding]:
-    """Of several places one that is well is enough: trouble at the others is a warning."""
-    well = [all(found.verdict != TROUBLE for found in findings) for findings in places]
-    for findings in places:
-        for found in findings:
-            other = any(well) and found.verdict == TROUBLE
-            yield found._replace(verdict=WARNING, text=f"{found.text} (another address answers)") if other else found
+def _live_streams(connection: Connection) -> Iterator[Finding]:
+    names: list[Finding] = []
+    addresses = _numbers((live for live in connection.publisher if live not in connection.router), names)
+    told = {f"name {host_of(address)}" for address in connection.router}
+    tried = [_Tried([name]) for name in names if name.verdict == TROUBLE and name.check not in told]
+    yield from _softened([*tried, *(_Tried([reach(address, connection.host)]) for address in addresses)])
+
+
+def _softened(tried: Iterable[_Tried]) -> Iterator[Finding]:
+    """One address that is well is enough: trouble at the others is a warning."""
+    all_tried = list(tried)
+    well = any(each.well for each in all_tried)
+    for each in all_tried:
+        for found in each.findings:
+            soften = well and not each.well and found.verdict == TROUBLE
+            yield found._replace(verdict=WARNING, text=f"{found.text} (another address answers)") if soften else found
 
 
 # --- this host ---------------------------------------------------------------------------------------
