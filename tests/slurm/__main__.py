@@ -53,7 +53,6 @@ def _played(case: object, machines: Machines) -> Row:
         return play(case, machines)  # type: ignore[arg-type]
     except Exception as error:
         traceback.print_exc()
-        machines.cluster.clean()
         return Row(case.__name__, "-", str(error).splitlines()[0], 0.0, 0, 0)  # type: ignore[attr-defined]
 
 

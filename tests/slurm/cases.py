@@ -60,6 +60,14 @@ class Machines(NamedTuple):
         """Processes of Ada's on the nodes and the login node, without those of the observer."""
         return [line for line in self.cluster.left() if not self.observer.is_of(line)]
 
+    def clean(self) -> None:
+        """After a case that has failed: no job, no process, and all machines up."""
+        self.cluster.clean()
+        for pid, command in self.cluster.processes("login").items():
+            if not self.observer.is_of(command):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
     def process(self, machine: str, *words: str) -> int:
         """The one process of Ada's that has all these words in its command; its id on this machine."""
         found = {
@@ -238,6 +246,7 @@ def executor_killed(machines: Machines) -> Noticed:
     execution.run.process.wait(20.0)
     at = time.time()
     attached = Lines(machines.cluster, "theorbo", "attach", execution.id, "--json")
+    machines.observer.runs.append(attached)
     taken_up = execution.wait("executor_attached")
     status = attached.end(60.0)
     assert (status, attached.objects[-1]["state"]) == (0, "COMPLETED"), attached.words
@@ -357,7 +366,11 @@ CGROUP_CASES = [run, cancelled_while_running, out_of_memory, agent_and_keeper_ki
 
 def play(case: Callable[[Machines], Noticed], machines: Machines) -> Row:
     """One case, and a look at what it has left behind."""
-    noticed = case(machines)
+    try:
+        noticed = case(machines)
+    except BaseException:
+        machines.clean()
+        raise
     jobs, processes = machines.cluster.jobs(), machines.left()
     deadline = time.monotonic() + 20.0
     while (jobs or processes) and time.monotonic() < deadline:

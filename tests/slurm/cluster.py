@@ -170,7 +170,7 @@ class Cluster:
         ]  # fmt: skip
 
     def clean(self) -> None:
-        """After a case that has failed: no job, no process, and all machines up."""
+        """No job, no process on a node, and all machines up."""
         for service in self._ids:
             if docker("inspect", "--format", "{{.State.Running}}", self._ids[service]).strip() != "true":
                 self.start(service)

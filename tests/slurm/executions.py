@@ -63,9 +63,18 @@ class Lines:
             raise AssertionError(
                 f"has not ended after {timeout_s:g} s; last: {self.objects[-3:]} {self.words}"
             ) from None
+        self.close()
+        return status
+
+    def close(self) -> None:
+        """Let go of the command, whatever it does."""
+        self.process.kill()  # what runs on the login node is not touched by that
+        self.process.wait(DEADLINE_S)
         for thread in self._threads:
             thread.join()
-        return status
+        for stream in (self.process.stdout, self.process.stderr):
+            assert stream
+            stream.close()
 
     @staticmethod
     def parsed(text: str) -> list[Event]:
@@ -83,6 +92,8 @@ class Observer:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
+        self.runs: list[Lines] = []
+        """All that was run while it watched."""
         self.tail = Lines(cluster, "theorbo", "tail", "--json")
         self._contacts = Lines(cluster, "python", "/opt/programs/contacts.py")
         self._contacts.wait(lambda line: "watching" in line, "the observer of contacts")
@@ -94,6 +105,8 @@ class Observer:
                 subprocess.run(["kill", str(pid)], check=False)
         self.tail.end()
         self._contacts.end()
+        for run in self.runs:
+            run.close()
 
     def is_of(self, command: str) -> bool:
         """Whether a process on the login node belongs to this observer."""
@@ -126,6 +139,7 @@ class Execution:
             cluster, "theorbo", "run", "--json", "--launcher", "slurm", "--nodes", str(nodes),
             "--ranks", str(2 * nodes), *given, *options, *task,
         )  # fmt: skip
+        observer.runs.append(self.run)
         self.id = str(self.run.wait(lambda it: it.get("execution"), "an execution id")["execution"])
 
     def _is(self, event: Event, kind: str, fields: Event) -> bool:
