@@ -6,7 +6,7 @@ import json
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tests.slurm.cluster import DEADLINE_S, Cluster
@@ -129,15 +129,18 @@ class Observer:
 class Execution:
     """One `theorbo run --launcher slurm` on the login node."""
 
-    def __init__(self, cluster: Cluster, observer: Observer, *options: str, steps: int = 20, nodes: int = 2) -> None:
-        """`options` go before the Task; it is `Steps` if they name none."""
+    def __init__(
+        self, cluster: Cluster, observer: Observer, *options: str, steps: int = 20, program: Sequence[str] = ()
+    ) -> None:
+        """`options` go before the Task; it is `Steps` if they name none and there is no `program`."""
         task = [] if any(it.startswith("/opt/programs/") for it in options) else ["/opt/programs/steps.py:Steps"]
-        given = ["-p", f"steps={steps}"] if task else []
+        task = ["--", *program] if program else task
+        given = ["-p", f"steps={steps}"] if task and not program else []
         self._observer = observer
         self.began = time.time()
         self.run = Lines(
-            cluster, "theorbo", "run", "--json", "--launcher", "slurm", "--nodes", str(nodes),
-            "--ranks", str(2 * nodes), *given, *options, *task,
+            cluster, "theorbo", "run", "--json", "--launcher", "slurm", "--nodes", "2",
+            "--ranks", "4", *given, *options, *task,
         )  # fmt: skip
         observer.runs.append(self.run)
         self.id = str(self.run.wait(lambda it: it.get("execution"), "an execution id")["execution"])
