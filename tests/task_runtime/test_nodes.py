@@ -57,9 +57,9 @@ def test_a_node_that_is_not_ready_in_time_is_lost_and_its_command_ended():
     nodes.ready(1, "n1")
     assert nodes.times()[0] == NODES_READY_S
     lost, end = nodes.due(NODES_READY_S)
-    assert lost == ReportLost(2, "", f"node 2 was not ready within {NODES_READY_S:.0f} s")
+    assert lost == ReportLost(2, "", f"not ready within {NODES_READY_S:.0f} s")
     assert end == EndCommand(1)
-    assert nodes.start_problem == lost.reason
+    assert nodes.start_problem == f"node 2: {lost.reason}"
 
 
 def test_a_command_that_has_started_several_is_not_ended_for_one_that_is_late():
@@ -72,7 +72,7 @@ def test_a_command_that_has_started_several_is_not_ended_for_one_that_is_late():
 def test_what_a_node_says_of_its_failure_stands_and_not_how_its_command_ended():
     nodes = Nodes(ONE_EACH)
     nodes.start(0.0)
-    assert nodes.failed(1, "n1", "no broker") == [ReportLost(1, "n1", "n1: no broker")]
+    assert nodes.failed(1, "n1", "no broker") == [ReportLost(1, "n1", "no broker")]
     assert nodes.command_ended(0, 6, "words", "ssh n1", 5.0) == []
     assert nodes.start_problem == "n1: no broker"
 
@@ -80,7 +80,7 @@ def test_what_a_node_says_of_its_failure_stands_and_not_how_its_command_ended():
 def test_a_node_that_is_lost_while_ranks_run_is_swept_once_after_their_end():
     nodes = ready(ONE_EACH)
     assert nodes.command_ended(0, 255, "broken pipe", "ssh n1", 5.0) == [
-        ReportLost(1, "n1", "n1: ssh n1 ended with status 255: broken pipe")
+        ReportLost(1, "n1", "broken pipe (ssh n1 ended with status 255)")
     ]
     nodes.over(10.0)
     nodes.cleared(2)
@@ -92,7 +92,7 @@ def test_a_node_that_is_lost_while_ranks_run_is_swept_once_after_their_end():
     assert nodes.command_ended(0, 255, "no route", "ssh n1", 5.0) == []
     assert nodes.due(12.0) == []  # not a second time
     assert nodes.is_over
-    assert nodes.undelivered() == [(1, "n1", "n1: ssh n1 ended with status 255: broken pipe")]
+    assert nodes.undelivered() == [(1, "n1", "n1: broken pipe (ssh n1 ended with status 255)")]
 
 
 def test_a_sweep_that_works_leaves_nothing_undelivered():
@@ -127,7 +127,7 @@ def test_a_node_that_does_not_clear_up_is_not_waited_for():
     nodes.over(10.0)
     nodes.cleared(1)
     assert nodes.due(10.0 + NODES_CLEAR_S) == [
-        ReportLost(2, "n2", f"n2 has not answered for {NODES_CLEAR_S:.0f} s"), EndCommand(1),
+        ReportLost(2, "n2", f"no answer for {NODES_CLEAR_S:.0f} s"), EndCommand(1),
     ]  # fmt: skip
     assert nodes.all_cleared
 

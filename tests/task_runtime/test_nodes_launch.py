@@ -322,7 +322,7 @@ def refused(run):
     (end,) = run.client.events("launcher_ended")
     assert end.problem in stderr
     (lost,) = run.client.events("node_lost")
-    assert lost.reason == end.problem
+    assert end.problem == f"{lost.host or 'node 1'}: {lost.reason}"
     assert run.client.events("rank_started") == []
     assert run.left_behind() == []
     assert not run.spool.exists()
@@ -332,10 +332,13 @@ def refused(run):
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        (["no-such-ssh", "node1"], "node 1: no-such-ssh node1 ended with status 127: No such file or directory"),
+        (
+            ["no-such-ssh", "node1"],
+            "node 1: No such file or directory: no-such-ssh (no-such-ssh node1 ended with ",
+        ),
         (
             ["sh", "-c", "echo 'ssh: Could not resolve hostname node1' >&2; exit 255"],
-            "ended with status 255: ssh: Could not resolve hostname node1",
+            "node 1: ssh: Could not resolve hostname node1 (sh -c ",
         ),
         (["sh", "-c", "echo 'No module named theorbo' >&2; exit 1"], "No module named theorbo"),
     ],
@@ -348,7 +351,7 @@ def test_a_machine_that_cannot_be_reached_is_named(launched, machines, command, 
 def test_a_machine_that_does_not_get_ready_is_not_waited_for(launched, machines):
     slow = with_limits(NODES_READY_S=1.0)
     run = launched(machines("node1"), "true", nodes=[NodeStart(["sh", "-c", "sleep 60"], 1)], program=("-c", slow))
-    assert "node 1 was not ready within 1 s" in refused(run)
+    assert "node 1: not ready within 1 s" in refused(run)
 
 
 def test_a_machine_on_which_no_spool_can_be_made_is_named(launched, machines):

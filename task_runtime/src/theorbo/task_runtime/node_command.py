@@ -16,6 +16,8 @@ from theorbo.schemas.limits import GOODBYE_S, LAUNCHER_STDERR_BYTES
 from theorbo.task_runtime.node_protocol import LAST_WORDS, NodePlan, Said, decode_said, encode_line
 from theorbo.task_runtime.wrapper import NOT_FOUND
 
+NAMED_CHARACTERS = 40  # of a command in an error: enough for `ssh HOST`
+
 
 class NodeCommand:
     """`ssh HOST python -m theorbo.task_runtime.node …`, or srun with the same."""
@@ -33,7 +35,7 @@ class NodeCommand:
     def name(self) -> str:
         """What it is called in errors."""
         words = shlex.join(self._start.command)
-        return words if len(words) <= 80 else f"{words[:77]}..."
+        return words if len(words) <= NAMED_CHARACTERS else f"{words[: NAMED_CHARACTERS - 1]}…"
 
     def start(self, plan: NodePlan) -> None:
         """Start it and give it the plan. Raises OSError."""

@@ -176,7 +176,7 @@ class Nodes:
     def failed(self, number: int, host: str, problem: str) -> list[NodesInstruction]:
         """It says that it could not begin, or not deliver everything. It ends."""
         node = self._all.get(number)
-        return self._lost(number, node, host, f"{host}: {problem}") if node else []
+        return self._lost(number, node, host, problem) if node else []
 
     def command_ended(self, index: int, status: int, words: str, command: str, now: float) -> list[NodesInstruction]:
         """A command has ended, which is too early for the nodes that have not said what became of them."""
@@ -185,12 +185,11 @@ class Nodes:
             self._looked(index, now)
             return []
         out: list[NodesInstruction] = []
-        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        said = f"{command} {how}" + (f": {words}" if words else "")
+        how = f"{command} was killed by signal {-status}" if status < 0 else f"{command} ended with status {status}"
+        said = f"{words} ({how})" if words else how
         for number, node in self._all.items():
             if node.index == index and node.state not in (NodeState.DONE, NodeState.LOST):
-                place = node.host or f"node {number}"
-                out += self._lost(number, node, node.host, f"{place}: {said}")
+                out += self._lost(number, node, node.host, said)
                 if node.was_ready and not self._ranks_ended:
                     self._look_at[index] = now
         return out
@@ -202,10 +201,11 @@ class Nodes:
         elif not self._ranks_ended:
             self._look_at[index] = now + NODE_LOOK_S
 
-    def _lost(self, number: int, node: _Node, host: str, problem: str) -> list[NodesInstruction]:
+    def _lost(self, number: int, node: _Node, host: str, reason: str) -> list[NodesInstruction]:
         known = node.state is NodeState.LOST
-        node.host, node.problem, node.state = host or node.host, problem, NodeState.LOST
-        return [] if known or self._draining else [ReportLost(number, node.host, problem)]
+        node.host, node.state = host or node.host, NodeState.LOST
+        node.problem = f"{node.host or f'node {number}'}: {reason}"
+        return [] if known or self._draining else [ReportLost(number, node.host, reason)]
 
     def over(self, now: float) -> list[NodesInstruction]:
         """The ranks and their launcher have ended."""
@@ -232,10 +232,10 @@ class Nodes:
         out: list[NodesInstruction] = []
         if self._ready_by is not None and now >= self._ready_by:
             self._ready_by = None
-            out += self._too_late(NodeState.AWAITED, f"was not ready within {NODES_READY_S:.0f} s")
+            out += self._too_late(NodeState.AWAITED, f"not ready within {NODES_READY_S:.0f} s")
         if self._clear_by is not None and now >= self._clear_by:
             self._clear_by = None
-            out += self._too_late(NodeState.READY, f"has not answered for {NODES_CLEAR_S:.0f} s")
+            out += self._too_late(NodeState.READY, f"no answer for {NODES_CLEAR_S:.0f} s")
         if self._done_by is not None and now >= self._done_by:
             self._done_by = None
             self._swept.update(self._commands)
@@ -275,7 +275,7 @@ class Nodes:
         out: list[NodesInstruction] = []
         for number, node in self._all.items():
             if node.state is state:
-                out += self._lost(number, node, node.host, f"{node.host or f'node {number}'} {what}")
+                out += self._lost(number, node, node.host, what)
         late = {node.index for node in self._all.values() if node.state is NodeState.LOST}
         return [*out, *(EndCommand(index) for index in sorted(late & self._running) if self._wholly_lost(index))]
 
