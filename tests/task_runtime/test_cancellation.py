@@ -68,6 +68,26 @@ def test_a_task_that_fails_while_it_ends_has_failed(rank):
     assert "ZeroDivisionError" in rank.only("task_failed").error
 
 
+LATE = """
+import os, signal
+
+class Late:
+    def __del__(self):  # at the end of the interpreter, which has dropped its handlers by then
+        os.kill(os.getpid(), signal.SIGTERM)
+
+late = Late()
+
+class Mine(Task):
+    cooperative = True
+    def _run(self):
+        log("done")
+"""
+
+
+def test_a_sigterm_that_comes_when_a_cooperative_task_is_at_its_end_changes_nothing(rank):
+    assert rank.task(LATE).returncode == 0
+
+
 def test_sigterm_ends_a_task_that_is_not_cooperative(rank):
     program = "class Mine(Task):\n def _run(self): import os; os.kill(os.getpid(), 15); log('still here')"
     assert rank.task(program).returncode == -signal.SIGTERM

@@ -49,6 +49,17 @@ def heed_sigterm() -> None:
     signal.signal(signal.SIGTERM, _note_sigterm)
 
 
+def disregard_sigterm() -> None:
+    """If SIGTERM is heeded: it ends nothing any more either while the interpreter ends, and drops our handler.
+
+    The byte in the spool comes first: a Task that looks often may be at its end when SIGTERM comes.
+    """
+    import signal
+
+    if signal.getsignal(signal.SIGTERM) is _note_sigterm:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def _note_sigterm(*_: object) -> None:
     global _signalled
     _signalled = True

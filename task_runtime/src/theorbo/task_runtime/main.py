@@ -29,6 +29,7 @@ def main(argv: list[str]) -> int:
     logging_bridge.install()
     stacks_signal.register()
     code = _run(argv[0])
+    cancellation.disregard_sigterm()
     if code != 0 and not failure.is_forked_child():
         _end_other_ranks(code)
     # Other ranks of a cancelled Task end by themselves, if only because one that looks has told them.
