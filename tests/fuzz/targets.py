@@ -26,9 +26,23 @@ from theorbo.broker.values import (
     Subscribed,
     Unsent,
 )
+from theorbo.executor import slurm
 from theorbo.executor.conversation import Conversation
 from theorbo.executor.core import Supervisor
-from theorbo.executor.values import Finish, GiveUp, Send, Tick
+from theorbo.executor.job_watch import JobWatch, Look
+from theorbo.executor.queue_cache import Answer
+from theorbo.executor.values import (
+    Finish,
+    GiveUp,
+    JobTold,
+    LauncherEnded,
+    Send,
+    Stimulus,
+    Tick,
+    Wanted,
+    Wish,
+    Withdrawn,
+)
 from theorbo.observer.filters import Filter
 from theorbo.observer.splice import Ask, Splice
 from theorbo.observer.subscription import Subscription
@@ -46,6 +60,7 @@ from theorbo.task_runtime.time_limit import TimeLimit
 
 from .mutations import (
     chunks,
+    damaged,
     golden_messages,
     golden_records,
     hostile_file,
@@ -383,11 +398,43 @@ def _broker_says(chance: Random) -> list[bytes]:
 # --- the Executor ------------------------------------------------------------------------------------
 
 
+def words_of_the_scheduler(chance: Random) -> Counter[str]:
+    """Whatever its programs print: statuses, or nothing; and no state is taken for an end but those that are known."""
+    text = chance.choice((_QUEUE, _JOB, "17;cluster\n", "CANCELLED by 1000|0:15|node1|peaks.01a2\n"))
+    said = damaged(chance, text.encode()).decode(errors="replace")
+    jobs = slurm.parsed_queue(said)
+    for status in (*jobs.values(), slurm.parsed_job(said), slurm.parsed_accounting(said)):
+        assert status is None or status.ended == (status.state in slurm.ENDED)
+    assert all(job.isdecimal() for job in jobs)
+    assert slurm.submitted_job(said) == "" or slurm.submitted_job(said).isdecimal()
+    assert "\n" not in slurm.refusal(said)
+    watch = JobWatch("01a2", "12", 100.0)
+    look, _ = watch.queue(Answer(chance.choice((0.0, 200.0)), jobs, chance.choice(("", "no answer"))))
+    assert look is not Look.ENDED, "the queue alone is no proof of an end"
+    return Counter({"jobs": len(jobs), f"look: {look.value}": 1})
+
+
+_QUEUE = "12|RUNNING|node[1-2]|None|peaks.01a2\n13|PENDING||Resources|other\n14|QUITE_NEW|n|Odd words|x|y\n"
+_JOB = "JobId=12 JobName=peaks.01a2 JobState=FAILED Reason=NonZeroExitCode ExitCode=3:0 NodeList=node1 TRES=cpu=1\n"
+
+
+def _scheduler_says(chance: Random) -> Stimulus:
+    job = chance.choice(("12", "13"))
+    return chance.choice((
+        JobTold(events.JobSubmitted(time=1.0, scheduler="slurm", job=job)),
+        JobTold(events.JobChanged(time=1.0, job=job, state=chance.choice(("PENDING", "RUNNING", "ODD", "TIMEOUT")))),
+        Withdrawn(chance.random() < 0.5, chance.choice(("", "no answer"))),
+        Wanted(chance.choice(list(Wish)), "why"),
+        LauncherEnded(None, "words", chance.random() < 0.5, chance.choice(("", "NODE_FAIL"))),
+    ))  # fmt: skip
+
+
 def conversation_of_the_executor(chance: Random) -> Counter[str]:
     """Any broker, for one who submits and for one who attaches: Refused and ProtocolError, and nothing else."""
     seen: Counter[str] = Counter()
     epoch, now = chance.choice((1, 2)), 100.0
-    supervisor = Supervisor(now, by="ada@lab", time_s=1_000_000.0, attached=epoch > 1)
+    batch = epoch == 1 and chance.random() < 0.5
+    supervisor = Supervisor(now, by="ada@lab", time_s=1_000_000.0, attached=epoch > 1, batch=batch)
     speaker = Speaker(EXECUTIONS[0], EXECUTOR, epoch, "the second")
     former = [hostile_record(chance) for _ in range(chance.randrange(3))] if epoch > 1 else []
     conversation = Conversation(speaker, supervisor, former=former, user="bob", host="there")
@@ -402,6 +449,8 @@ def conversation_of_the_executor(chance: Random) -> Counter[str]:
             seen[_word(message.command)] += 1
             if chance.random() < 0.3:
                 out += conversation.decide(Tick(chance.choice((0.0, 6.0)), chance.choice(("", "full"))), now)
+            if chance.random() < 0.1:
+                out += conversation.decide(_scheduler_says(chance), now)
         except ProtocolError as error:
             seen[f"refused: {error.code}"] += 1
             continue
@@ -533,6 +582,7 @@ TARGETS: dict[str, Callable[[Random], Counter[str]]] = {
     "broker": core_of_the_broker,
     "agent": core_of_the_agent,
     "conversation": conversation_of_the_executor,
+    "scheduler": words_of_the_scheduler,
     "subscription": subscription_of_an_observer,
     "splice": splice_of_an_observer,
 }

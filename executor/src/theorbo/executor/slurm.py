@@ -32,6 +32,8 @@ WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV
 QUEUE_FORMAT = "%A|%T|%N|%r|%j"
 """Of squeue: number, state, nodes, reason, name. The name is last, for it may have anything in it."""
 
+_FIELD = re.compile("[A-Z][A-Za-z/:]*")
+
 _NOTHING = ("", "None", "(null)", "None assigned", "N/A")
 
 
@@ -140,7 +142,7 @@ def parsed_queue(answer: str) -> dict[str, JobStatus]:
 
 def parsed_job(answer: str) -> JobStatus | None:
     """What `scontrol -o show job` says; None if it is nothing of this kind."""
-    fields = dict(re.findall(r"(\w+)=(.*?)(?=\s[A-Za-z/:]+=|\s*$)", answer))
+    fields = _fields(answer)
     if "JobState" not in fields:
         return None
     reason = fields.get("Reason", "")
@@ -179,3 +181,17 @@ def in_doubt(answer: str) -> bool:
 
 def _said(text: str) -> str:
     return "" if text in _NOTHING else text
+
+
+def _fields(answer: str) -> dict[str, str]:
+    """`Name=value Name=value …`; a value may have blanks in it. Word by word, for no text may take long."""
+    fields: dict[str, str] = {}
+    last = ""
+    for word in answer.split():
+        name, equals, value = word.partition("=")
+        if equals and _FIELD.fullmatch(name):
+            last = name
+            fields[name] = value
+        elif last:
+            fields[last] += f" {word}"
+    return fields
