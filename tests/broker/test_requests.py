@@ -282,7 +282,7 @@ class TestAgentsThatComeLater:
         return controls(bus, b"B%d" % node)
 
     def done(self, bus, position, node=1, first=1, **fields):
-        done = record("control_done", action="stop", position=position, **fields)
+        done = record("control_done", action="stop", request=position, **fields)
         bus.say(b"B%d" % node, put(Source(SourceKind.AGENT, node), SIGNALS, first, done))
         bus.settle()
 

@@ -76,9 +76,9 @@ def test_a_job_that_waits_is_cancelled_in_the_queue_at_once_with_receipts(queued
     (request,) = reports(decisions)
     assert Withdraw in rest(decisions), "the broker may be away"
     (accepted,) = reports(queued.handle(heard(request, 7, EXECUTOR), T0 + 5))
-    assert (accepted.kind, accepted.action, accepted.position) == ("control_accepted", "cancel", 7)
+    assert (accepted.kind, accepted.action, accepted.request) == ("control_accepted", "cancel", 7)
     (done,) = reports(queued.handle(Withdrawn(True), T0 + 6))
-    assert (done.position, done.refused, done.detail) == (7, "", "job 12 was cancelled in the queue")
+    assert (done.request, done.refused, done.detail) == (7, "", "job 12 was cancelled in the queue")
     assert reports(queued.handle(LauncherEnded(None, "", False, "CANCELLED"), T0 + 6)) == []
     (gone,) = reports(queued.handle(Tick(0.0), T0 + 6))
     assert (gone.scheduler_state, gone.reason) == ("CANCELLED", "job 12 ended as CANCELLED before it had begun")
@@ -90,14 +90,14 @@ def test_what_another_requests_is_carried_out_likewise(queued, source):
     decisions = queued.handle(heard(asked, 9, source), T0 + 5)
     assert [event.kind for event in reports(decisions)] == ["control_accepted"]
     assert rest(decisions) == [Withdraw]
-    assert [event.position for event in reports(queued.handle(Withdrawn(True), T0 + 6))] == [9]
+    assert [event.request for event in reports(queued.handle(Withdrawn(True), T0 + 6))] == [9]
 
 
 def test_each_request_has_its_receipt_and_the_job_is_cancelled_once(queued):
     cancel = events.ControlRequested(time=1.0, action="cancel", by="bob")
     assert rest(queued.handle(heard(cancel, 9), T0 + 5)) == [Withdraw]
     assert rest(queued.handle(heard(cancel, 10), T0 + 5)) == []
-    assert [event.position for event in reports(queued.handle(Withdrawn(True), T0 + 6))] == [9, 10]
+    assert [event.request for event in reports(queued.handle(Withdrawn(True), T0 + 6))] == [9, 10]
 
 
 @pytest.mark.parametrize("action", ["stop", "continue", "stacks"])
@@ -240,12 +240,12 @@ def test_a_cancellation_that_the_former_executor_owed_is_carried_out_and_receipt
     assert [event.kind for event in reports(decisions)] == ["control_accepted"]
     assert rest(decisions) == [WatchLauncher, Withdraw]
     assert reports(supervisor.handle(heard(asked, 3, BROKER), T0)) == [], "heard again behind what was confirmed"
-    assert [event.position for event in reports(supervisor.handle(Withdrawn(True), T0 + 1))] == [3]
+    assert [event.request for event in reports(supervisor.handle(Withdrawn(True), T0 + 1))] == [3]
 
 
 def test_one_that_had_its_receipt_is_not_receipted_again():
     asked = events.ControlRequested(time=1.0, action="cancel", by="carol")
-    done = events.ControlDone(time=1.0, action="cancel", position=3)
+    done = events.ControlDone(time=1.0, action="cancel", request=3)
     supervisor = attached((SUBMITTED, 2, EXECUTOR), (asked, 3, BROKER), (done, 4, EXECUTOR))
     assert reports(supervisor.handle(Rebuilt(5.0), T0)) == []
 

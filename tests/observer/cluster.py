@@ -31,7 +31,7 @@ def rank(number: int) -> Source:
 def obedient(node: int, asked: events.ControlRequested, position: int) -> list[tuple[Source, dict[str, Any]]]:
     """Does what it is asked to, at once. It has one rank, of the same number."""
     us, its = agent(node), rank(node)
-    receipt = {"action": asked.action, "position": position}
+    receipt = {"action": asked.action, "request": position}
     did: dict[str, list[tuple[Source, dict[str, Any]]]] = {
         "stop": [(us, {"kind": "ranks_stopped", "ranks": [node]})],
         "continue": [(us, {"kind": "ranks_continued", "ranks": [node]})],

@@ -89,7 +89,7 @@ def test_stacks_shows_the_lines_of_each_rank_and_nothing_else_of_its_stderr(clus
 
 def test_a_node_that_refuses_is_named_and_told_by_the_exit_status(cluster, theorbo):
     def refusing(node, asked, position):
-        said = {"kind": "control_done", "action": asked.action, "position": position, "refused": "not \x1b[31mme"}
+        said = {"kind": "control_done", "action": asked.action, "request": position, "refused": "not \x1b[31mme"}
         return [(agent(node), said)] if node else obedient(node, asked, position)
 
     cluster.react = refusing

@@ -46,13 +46,13 @@ class Request:
         return self.say(
             source,
             events.ControlAccepted(
-                time=WRITERS_CLOCK, action="x", position=position, deadline=WRITERS_CLOCK + span_s
+                time=WRITERS_CLOCK, action="x", request=position, deadline=WRITERS_CLOCK + span_s
             ),
             now,
         )  # fmt: skip
 
     def done(self, source, now=NOW, position=REQUEST, **said):
-        return self.say(source, events.ControlDone(time=WRITERS_CLOCK, action="x", position=position, **said), now)
+        return self.say(source, events.ControlDone(time=WRITERS_CLOCK, action="x", request=position, **said), now)
 
     @property
     def missing(self):

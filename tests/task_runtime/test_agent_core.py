@@ -824,7 +824,7 @@ def test_each_request_has_two_receipts_that_name_its_position():
     assert look(node, STANDING, now=110.0) == [signal.SIGCONT]
     look(node, PROGRAM, now=110.1)
     receipts = reported(node, "control_accepted", "control_done", "ranks_stopped", "ranks_continued")
-    assert [(it["kind"], it.get("action"), it.get("position"), it.get("ranks")) for it in receipts] == [
+    assert [(it["kind"], it.get("action"), it.get("request"), it.get("ranks")) for it in receipts] == [
         ("control_accepted", "stop", 7, None), ("ranks_stopped", None, None, [0]), ("control_done", "stop", 7, None),
         ("control_accepted", "continue", 9, None), ("ranks_continued", None, None, [0]),
         ("control_done", "continue", 9, None),
@@ -893,7 +893,7 @@ def test_whoever_asks_last_has_it():
     node.ask(control(position=9, action="stop"), 100.0)
     node.ask(control(position=10), 100.0)
     assert look(node, PROGRAM, now=100.0) == [signal.SIGTERM]
-    assert [(it["position"], it["refused"]) for it in reported(node, "control_done")] == [
+    assert [(it["request"], it["refused"]) for it in reported(node, "control_done")] == [
         (7, "continued meanwhile"), (8, "stopped again meanwhile"), (9, "the ranks are being ended"),
     ]  # fmt: skip
 
@@ -946,7 +946,7 @@ def test_a_second_agent_goes_on_with_what_the_first_had_accepted():
     assert look(node, PROGRAM, now=101.0) == [signal.SIGSTOP]
     for now in (101.1, 101.2):
         look(node, STANDING, now=now)
-    assert [it["position"] for it in reported(node, "control_done")] == [7]
+    assert [it["request"] for it in reported(node, "control_done")] == [7]
     assert len(reported(node, "control_accepted")) == 1
 
 
@@ -1028,8 +1028,8 @@ def test_its_own_request_comes_back_with_a_position_and_has_its_receipts():
     assert look(node, PROGRAM, now=OVER + 1) == []
     look(node, now=OVER + 2)
     accepted, done = reported(node, "control_accepted", "control_done")
-    assert (accepted["position"], accepted["deadline"]) == (12, OVER + 5 + END_S)
-    assert (done["position"], done["detail"]) == (12, "all ranks have ended")
+    assert (accepted["request"], accepted["deadline"]) == (12, OVER + 5 + END_S)
+    assert (done["request"], done["detail"]) == (12, "all ranks have ended")
 
 
 def test_where_somebody_has_asked_for_an_end_or_all_ranks_have_ended_no_limit_is_over():

@@ -34,7 +34,7 @@ class Asked:
         done = self._answer("control_done")
         accepted = self._answer("control_accepted")
         assert (accepted.action, done.action) == (self.action, self.action)
-        assert accepted.position == done.position > 0
+        assert accepted.request == done.request > 0
         assert accepted.time <= done.time <= accepted.deadline + 1
         return done
 

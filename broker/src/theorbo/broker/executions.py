@@ -237,7 +237,7 @@ class Execution:
             case events.ContactChanged():
                 self.contacts.told(event)
             case events.ControlDone() if source.kind is SourceKind.AGENT:
-                self.controls.done(source.index, event.position)
+                self.controls.done(source.index, event.request)
 
     def _lose(self, loss: events.Loss) -> list[tuple[Source, int]]:
         """Numbers of a stream are lost; the stream, if that moves it."""

@@ -73,8 +73,8 @@ class Batch:
             case events.LauncherEnded() | events.LauncherGone():
                 self._gone = True
             case events.ControlDone() if header.source == EXECUTOR:
-                self._settled.add(event.position)
-                self._owed = [asked for asked in self._owed if asked.position != event.position]
+                self._settled.add(event.request)
+                self._owed = [asked for asked in self._owed if asked.position != event.request]
             case events.ControlRequested() if event.action in END_ACTIONS:
                 known = header.position in self._settled or header.position in [each.position for each in self._owed]
                 if self.waits and not known:
@@ -138,7 +138,7 @@ class Batch:
             return []
         self._accepted.add(position)
         deadline = unix + QUEUE_ANSWER_S
-        return [Report(events.ControlAccepted(time=unix, action=action, position=position, deadline=deadline))]
+        return [Report(events.ControlAccepted(time=unix, action=action, request=position, deadline=deadline))]
 
     def _receipts(self, unix: float, *, detail: str = "", refused: str = "") -> list[Decision]:
         owed, self._owed = self._owed, []
@@ -146,7 +146,7 @@ class Batch:
         return [
             Report(
                 events.ControlDone(
-                    time=unix, action=asked.action, position=asked.position, detail=detail, refused=refused
+                    time=unix, action=asked.action, request=asked.position, detail=detail, refused=refused
                 )
             )
             for asked in owed

@@ -67,17 +67,17 @@ class Receipts:
                 self._gone.add(event.node)
             case events.StateChanged():
                 self._state(event, mine=mine)
-            case events.ControlAccepted() if source and event.position == self._position:
+            case events.ControlAccepted() if source and event.request == self._position:
                 span_s = min(max(0.0, event.deadline - event.time), RECEIPT_MOST_S)
                 self._limits[source] = now + span_s + RECEIPT_S
                 self._answers[source] = self._answer(source)._replace(accepted=True)
-            case events.ControlDone() if source and event.position == self._position:
+            case events.ControlDone() if source and event.request == self._position:
                 answer = self._answer(source)._replace(done=True, detail=event.detail, refused=event.refused)
                 self._answers[source] = answer
             case _:
                 pass
         if isinstance(event, events.ControlAccepted | events.ControlDone):
-            return event.position == self._position
+            return event.request == self._position
         return mine and isinstance(event, _SHOWN)
 
     def _state(self, event: events.StateChanged, *, mine: bool) -> None:

@@ -274,8 +274,8 @@ class ControlAccepted(EventBase):
 
     kind: Literal["control_accepted"] = "control_accepted"
     action: str
-    position: int = 0
-    """Of the request in the channel signals."""
+    request: int = 0
+    """The position of the request in the channel signals."""
     deadline: FiniteFloat = 0.0
     """When it will be done, or have failed (Unix time)."""
 
@@ -285,8 +285,8 @@ class ControlDone(EventBase):
 
     kind: Literal["control_done"] = "control_done"
     action: str
-    position: int = 0
-    """Of the request in the channel signals."""
+    request: int = 0
+    """The position of the request in the channel signals."""
     detail: str = ""
     refused: str = ""
     """Why it could not be done; empty if it was."""

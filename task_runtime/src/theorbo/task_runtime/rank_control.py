@@ -66,7 +66,7 @@ class RankControl:
 
     def recall(self, fields: dict[str, Any]) -> None:
         """A report of an earlier agent, in their order. Raises ValueError, TypeError or KeyError."""
-        kind, position = fields["kind"], int(fields.get("position", 0))
+        kind, position = fields["kind"], int(fields.get("request", 0))
         if kind == "control_accepted":
             self._begin(position, _Request(str(fields["action"]), float(fields["deadline"])))
         elif kind == "control_done":
@@ -148,7 +148,7 @@ class RankControl:
         for former, refused in self._taken_back(action):
             out += self._answer(former, self._requests[former].action, refused=refused)
         self._begin(position, _Request(action, deadline))
-        accepted = {"kind": "control_accepted", "action": action, "position": position, "deadline": deadline}
+        accepted = {"kind": "control_accepted", "action": action, "request": position, "deadline": deadline}
         return [*out, Report(accepted)] if news else out
 
     def another_journal(self) -> None:
@@ -268,7 +268,7 @@ class RankControl:
         if position in self._done:
             return []
         self._done.add(position)
-        fields: dict[str, Any] = {"kind": "control_done", "action": action, "detail": detail, "position": position}
+        fields: dict[str, Any] = {"kind": "control_done", "action": action, "detail": detail, "request": position}
         return [Report({**fields, "refused": refused} if refused else fields)]
 
     def _look_soon(self) -> None:
