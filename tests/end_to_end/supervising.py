@@ -45,7 +45,7 @@ def main(file: str, mode: str, what: str, *rest: str) -> int:
         executor = Executor("")
         executor.add_hook("ANY", tell)
         outcome = executor.attach_task(what, take_over="--take-over" in rest)
-    print(json.dumps({**outcome.as_object(), "fenced": outcome.fenced}))
+    print(json.dumps({**outcome.as_object(), "fenced": outcome.fenced, "rank_map": executor.rank_map}))
     return outcome.exit_status
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -187,6 +188,9 @@ def test_killed_in_the_middle_and_attached_again(host, halves, supervise, gate, 
     again = check_redelivery(former.given, attached.given)
     assert former.given[-1]["id"] in again  # it was given, and cannot have been confirmed
     assert outcome["redelivered"] == len(again)
+    ((rank, (where, pid)),) = outcome["rank_map"].items()
+    assert (rank, where) == ("0", socket.gethostname())
+    assert pid > 0
 
 
 def test_attached_after_the_end_all_is_as_if_nothing_had_happened(halves, supervise, gate, view, run_theorbo, wait_for):

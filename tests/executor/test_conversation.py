@@ -272,6 +272,13 @@ def test_what_was_confirmed_is_recalled_without_hooks_and_the_rest_is_given_and_
     assert talk.called() == [("/log/1", False)]
 
 
+def test_where_ranks_run_is_known_to_whoever_attaches():
+    talk = attach(confirmed=6, given=6)
+    recalled = talk.events(6, RANK, Channel.SIGNALS, events.RankStarted(time=1.0, host="node7", pid=42))
+    (remembered,) = [each.reported for each in recalled if isinstance(each, Remember)]
+    assert (remembered.rank, remembered.host, remembered.event.pid) == (0, "node7", 42)
+
+
 def test_what_is_not_confirmed_is_no_result_yet():
     talk = attach(confirmed=3, given=3)
     assert not any(isinstance(each, Remember) for each in talk.recalled)

@@ -82,6 +82,10 @@ from theorbo.schemas.states import State
 _OTHER_ACTIONS = {Wish.STOP: "stop", Wish.CONTINUE: "continue", Wish.STACKS: "stacks"}
 
 
+_REMEMBERED = (events.Result, events.RankStarted)
+"""What an Executor that attaches keeps also of what a former one had confirmed."""
+
+
 class Phase(enum.Enum):
     """Where the supervision stands."""
 
@@ -281,7 +285,7 @@ class Supervisor:
             self._ranks_ended = self._ranks_ended or known_state(event.state).final
             if it.confirmed:
                 self.state, self._reason = known_state(event.state), event.reason
-        return [Remember(it.reported)] if it.confirmed and isinstance(event, events.Result) else []
+        return [Remember(it.reported)] if it.confirmed and isinstance(event, _REMEMBERED) else []
 
     def _rebuilt(self, launched_ago_s: float, now: float) -> list[Decision]:
         if self.state.final:

@@ -35,7 +35,7 @@ from theorbo.executor.preflight import did_you_mean
 from theorbo.executor.preparing import Options, launch_plan, prepare, submission
 from theorbo.executor.programs import BinaryProgram, Program, Ready, TaskProgram
 from theorbo.executor.provenance import GitQuestion, host, user
-from theorbo.executor.reported import Reported
+from theorbo.executor.reported import RankPlace, Reported
 from theorbo.executor.session import Session
 from theorbo.executor.values import Finish, Wish
 from theorbo.executor.wishes import Wishes
@@ -106,6 +106,8 @@ class Executor:
         """Of the execution under way, or of the last one: 32 hexadecimal digits."""
         self.submission: ExecutionSubmitted | None = None
         """What was submitted of it."""
+        self.rank_map: dict[int, RankPlace] = {}
+        """By rank where it runs; of all ranks when the hooks of TASK_STARTED are called."""
         self.log = logging.getLogger("theorbo.executor")
         self._hooks: dict[str, list[Hook]] = {}
         self._changes: list[Callable[[dict[str, str]], dict[str, str]]] = []
@@ -300,6 +302,7 @@ class Executor:
         self.execution = conversation.execution.hex()
         self.submission = submission
         self._results, self._redelivered = [], 0
+        self.rank_map = {}
         wishes = self._wishes = Wishes()
 
         def call_hooks(names: Sequence[str], reported: Reported) -> None:
@@ -335,6 +338,8 @@ class Executor:
     def _remember(self, reported: Reported) -> None:
         if reported.kind == "result" and len(self._results) < OUTCOME_RESULTS:
             self._results.append(reported)
+        elif reported.kind == "rank_started" and reported.rank is not None:
+            self.rank_map[reported.rank] = RankPlace(reported.host, reported.event.pid)
 
     def _call_hooks(self, names: Sequence[str], reported: Reported) -> None:
         self._remember(reported)

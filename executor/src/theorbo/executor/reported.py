@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from theorbo.schemas.events import EventBase
 from theorbo.schemas.frames import Flag, Header
 from theorbo.schemas.names import BROKER, Channel, Source
 from theorbo.schemas.presentation import kind_of
+
+
+class RankPlace(NamedTuple):
+    """Where a rank runs."""
+
+    host: str
+    pid: int
+    """Of its program."""
 
 
 class Reported:

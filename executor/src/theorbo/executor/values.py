@@ -168,7 +168,7 @@ class CallHooks(NamedTuple):
 
 
 class Remember(NamedTuple):
-    """Something a former Executor was given: it belongs to the outcome, but no hook is called."""
+    """Something a former Executor was given: it belongs to the outcome, or to the rank map, but no hook is called."""
 
     reported: Reported
 
