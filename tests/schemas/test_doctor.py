@@ -144,6 +144,17 @@ def test_where_one_address_answers_the_others_are_only_warned_of(doctor, connect
     assert any(each["verdict"] == "warning" and "another address answers" in each["text"] for each in found)
 
 
+def test_loopback_addresses_of_another_machine_are_of_no_interest_here(doctor, connection):
+    elsewhere = (*connection.router, UNRESOLVABLE)
+    found, _ = doctor(connection._replace(host="facility", router=elsewhere, publisher=elsewhere))
+    assert any(each["check"].startswith("port tcp://127.") for each in found)  # there is no other
+    with dead() as address:
+        port = address.rpartition(":")[2]
+        both = (address, f"tcp://[2001:db8::1]:{port}")
+        found, _ = doctor(connection._replace(host="facility", router=both, publisher=both))
+    assert not any("127." in each["check"] for each in found)
+
+
 def test_a_name_of_several_addresses_is_well_where_one_answers(doctor, connection):
     """`localhost` is ::1, too, where this broker does not listen; and the clock is told once."""
     port = connection.router[0].rpartition(":")[2]

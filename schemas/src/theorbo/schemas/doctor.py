@@ -8,6 +8,7 @@ import os
 import platform
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -210,7 +211,7 @@ def _numbers(addresses: Iterable[str], names: list[Finding]) -> list[str]:
 
 def _conversations(connection: Connection, pair: KeyPair | None, path: Path) -> Iterator[Finding]:
     names: list[Finding] = []
-    addresses = _numbers(connection.router, names)
+    addresses = _for_this_host(_numbers(connection.router, names), connection)
     tried = [_Tried([finding]) for finding in names if finding.verdict == TROUBLE]
     yield from (finding for finding in names if finding.verdict != TROUBLE)
     for address in addresses:
@@ -238,7 +239,19 @@ def _live_streams(connection: Connection) -> Iterator[Finding]:
     addresses = _numbers((live for live in connection.publisher if live not in connection.router), names)
     told = {f"name {host_of(address)}" for address in connection.router}
     tried = [_Tried([name]) for name in names if name.verdict == TROUBLE and name.check not in told]
-    yield from _softened([*tried, *(_Tried([reach(address, connection.host)]) for address in addresses)])
+    reached = [_Tried([reach(address, connection.host)]) for address in _for_this_host(addresses, connection)]
+    yield from _softened([*tried, *reached])
+
+
+def _for_this_host(addresses: list[str], connection: Connection) -> list[str]:
+    """Without the loopback addresses of another machine, unless there are no others (a relay of this one's own)."""
+    if connection.host == socket.gethostname():
+        return addresses
+    return [address for address in addresses if not _is_loopback(address)] or addresses
+
+
+def _is_loopback(address: str) -> bool:
+    return address.startswith(("tcp://127.", "tcp://[::1]"))
 
 
 def _softened(tried: Iterable[_Tried]) -> Iterator[Finding]:
