@@ -180,6 +180,15 @@ def test_a_program_runs_with_paths_that_have_blanks(broker, tmp_path):
     assert (outcome.state, outcome.reason, outcome.task) == (State.FAILED, "exit code 3", "count peaks")
 
 
+def test_files_beside_it_named_like_python_modules_do_not_matter(broker, tmp_path):
+    (tmp_path / "select.py").write_text("raise SystemExit('not the one of Python')")
+    command = [sys.executable, "-P", "-m", "theorbo.schemas.command", "run", "--broker", str(broker.connection_file)]
+    done = subprocess.run(
+        [*command, "--", "true"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, "COMPLETED" in done.stdout) == (0, True), done.stdout + done.stderr
+
+
 def test_provenance_is_in_the_journal(tasks, broker, monkeypatch):
     monkeypatch.setenv("SLURM_API_TOKEN", "hush")
     submitted = []

@@ -43,8 +43,9 @@ class LaunchProcess:
         self._plan_file = spool.with_name(f"{plan.execution}.plan.json")
         plan.save(self._plan_file)
         self._words = (spool / "launcher.log").open("w+b")
+        # -P: our working directory may have a select.py.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "theorbo.task_runtime.launch", "--plan", str(self._plan_file)],
+            [sys.executable, "-P", "-m", "theorbo.task_runtime.launch", "--plan", str(self._plan_file)],
             stdin=subprocess.DEVNULL, stdout=self._words, stderr=self._words, start_new_session=True,
         )  # fmt: skip
         try:

@@ -92,7 +92,7 @@ if ! [ -r {file} ]; then
     echo "$(hostname) cannot read the launch plan "{file}": --plan-dir names a directory that all machines see" >&2
     exit 126
 fi
-exec {program} -m theorbo.task_runtime.launch --plan {file}
+exec {program} -P -m theorbo.task_runtime.launch --plan {file}
 """
 
 

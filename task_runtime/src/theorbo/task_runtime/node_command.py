@@ -39,7 +39,7 @@ class NodeCommand:
 
     def start(self, plan: NodePlan) -> None:
         """Start it and give it the plan. Raises OSError."""
-        program = [sys.executable, "-m", "theorbo.task_runtime.node", "--number", str(self._start.first)]
+        program = [sys.executable, "-P", "-m", "theorbo.task_runtime.node", "--number", str(self._start.first)]
         if self._start.nodes > 1:
             program.append("--several")
         self._text = self._words = b""
