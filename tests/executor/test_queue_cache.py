@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from theorbo.executor.queue_cache import QueueCache
+from theorbo.executor.scheduler import Slurm
 from theorbo.executor.slurm import JobStatus
 from theorbo.schemas.errors import Unavailable
 from theorbo.schemas.limits import QUEUE_LOCK_S, QUEUE_POLL_S
@@ -111,3 +112,9 @@ def test_of_many_at_the_same_moment_one_asks(queue, cache):
         thread.join()
     assert answers == ["job 1"] * len(executors)
     assert queue.asked == 1
+
+
+def test_where_there_is_no_place_for_the_answer_it_is_asked_all_the_same(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("THEORBO_STATE", str(tmp_path / "file" / "state"))
+    assert "squeue cannot be run" in Slurm({"PATH": str(tmp_path)}).queue().problem

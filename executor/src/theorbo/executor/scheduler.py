@@ -5,6 +5,7 @@ Each call is bounded. What a program does not say within its time is not known: 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -66,6 +67,8 @@ class Slurm:
     def queue(self) -> Answer | None:
         """The user's jobs, as of at most `QUEUE_POLL_S` ago; None: ask again soon."""
         if self._cache is None:
+            with contextlib.suppress(OSError):  # then we ask for ourselves
+                _directory().mkdir(parents=True, exist_ok=True, mode=0o700)
             self._cache = QueueCache(_directory() / f"queue-{self._cluster()}.json", self._ask_queue)
         return self._cache.look(time.time())
 
@@ -126,7 +129,7 @@ class JobFiles:
     """What this machine and the nodes share of one execution: the launch plan, and what the job itself says."""
 
     def __init__(self, plan_dir: str, execution: str) -> None:
-        self.directory = Path(plan_dir).absolute() if plan_dir else _directory()
+        self.directory = (Path(plan_dir) if plan_dir else _directory()).absolute()
         self.plan = self.directory / f"{execution}.plan.json"
         self.output = self.directory / f"{execution}.out"
 
@@ -139,6 +142,4 @@ class JobFiles:
 
 
 def _directory() -> Path:
-    directory = state_directory() / "jobs"
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return directory
+    return state_directory() / "jobs"
