@@ -19,6 +19,9 @@ _FOREIGN_RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")
 
 _OF_THE_JOB = ("SLURM_", "SLURMD_")
 
+_DEVICES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK", "GPU_DEVICE_ORDINAL")
+"""Which GPUs the job was given. srun tells each rank by itself; one that is started directly has it from us."""
+
 
 def make_rank_directories(spool: Path) -> None:
     """Make what `rank_environment` names. Raises OSError."""
@@ -50,5 +53,5 @@ def _in_this_job(environment: Mapping[str, str]) -> dict[str, str]:
     """The plan may come from another machine: srun wants to know the job that we are in, not one that was there."""
     if os.environ.get("SLURM_JOB_ID") in (None, environment.get("SLURM_JOB_ID")):
         return dict(environment)
-    ours = {name: value for name, value in os.environ.items() if name.startswith(_OF_THE_JOB)}
+    ours = {name: value for name, value in os.environ.items() if name.startswith(_OF_THE_JOB) or name in _DEVICES}
     return {**{name: value for name, value in environment.items() if not name.startswith(_OF_THE_JOB)}, **ours}
