@@ -203,6 +203,19 @@ def test_an_executor_that_is_killed_while_its_job_waits_is_replaced(batch):
     assert attached.end()["state"] == "COMPLETED"
 
 
+def test_an_executor_that_attaches_removes_the_plan_of_a_job_that_never_began(batch, tmp_path):
+    batch.set("hold")
+    run = batch.run("Fine", "--plan-dir", str(tmp_path / "plans"))
+    run.until("job_submitted")
+    run.kill()
+    assert len(list((tmp_path / "plans").iterdir())) == 1
+    attached = batch.start("attach", run.execution)
+    attached.until("executor_attached")
+    attached.process.send_signal(signal.SIGTERM)
+    assert attached.end()["state"] == "CANCELLED"
+    assert list((tmp_path / "plans").iterdir()) == []
+
+
 def test_a_job_whose_executor_was_killed_before_it_knew_the_number_is_found_by_its_name(batch, run_theorbo):
     batch.set("hold")
     batch.set("fatal")

@@ -58,7 +58,7 @@ class SlurmLauncher:
         if isinstance(launched, JobSubmitted):
             number = launched.job
             if output := launched.details.get("output"):
-                files.output = Path(output)
+                files = JobFiles(str(Path(output).parent), self._execution)
         job = Job(self._slurm, self._execution, files)
         job.take_up(number)
         return job
