@@ -32,6 +32,8 @@ def problem(launching: Launching, ranks: int | None = None) -> str:
         (Launching("slurm", hosts="a:2"), None, "--hosts belongs to --launcher mpi"),
         (Launching("mpi", nodes=2), None, "--nodes belongs to --launcher slurm or --launcher srun"),
         (Launching("slurm", scheduler_options=["--array=1-3"]), None, "one execution is one job"),
+        (Launching("slurm", scheduler_options=["-a1-3"]), None, "one execution is one job"),
+        (Launching("slurm", scheduler_options=["--arr=1-3"]), None, "one execution is one job"),
         (Launching("slurm", scheduler_options=["--requeue"]), None, "a Task that runs twice has two outcomes"),
         (
             Launching("slurm", scheduler_options=["exclusive"]),

@@ -117,7 +117,7 @@ class Launching:
                 if not isinstance(option, str) or not option.startswith("-") or "\0" in option:
                     raise UsageError(f"{_option(name)} {option!r}: an option is wanted, such as --exclusive")
         for option in self.scheduler_options:
-            if why := _OWN_OPTIONS.get(option.partition("=")[0]):
+            if why := _why_not(option):
                 raise UsageError(f"--scheduler-option {option}: cannot be given, for {why}")
 
     def _check_ranks(self, ranks: int | None) -> None:
@@ -188,6 +188,14 @@ def parsed_hosts(text: str) -> list[tuple[str, int]]:
             raise UsageError(f"--hosts {text!r}: {match[1]} is there twice")
         hosts.append((match[1], int(match[2] or 1)))
     return hosts
+
+
+def _why_not(option: str) -> str | None:
+    """As sbatch reads it: `-a1-3` is `-a 1-3`, and `--arr` is `--array`."""
+    if not option.startswith("--"):
+        return _OWN_OPTIONS.get(option[:2])
+    given = option.partition("=")[0]
+    return next((why for own, why in _OWN_OPTIONS.items() if own.startswith(given)), None)
 
 
 def _known(name: str, names: tuple[str, ...] | list[str]) -> str:
