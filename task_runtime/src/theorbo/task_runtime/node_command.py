@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -83,7 +84,7 @@ class NodeCommand:
             else:
                 self._words = (self._words + line + b"\n")[-LAUNCHER_STDERR_BYTES:]
         if not self._left:
-            self._close_down()  # some commands end only when there is nothing more to be handed on
+            self.close_down()  # some commands end only when there is nothing more to be handed on
         return said
 
     def read_words(self) -> None:
@@ -116,17 +117,16 @@ class NodeCommand:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
-    def stop(self) -> None:
-        """Wait for its end, a little; then end it."""
+    def stop(self, until: float) -> None:
+        """Wait for its end until then (by the monotonic clock); then end it."""
         if self._process:
-            self._close_down()
             try:
-                self._process.wait(GOODBYE_S)
+                self._process.wait(max(0.0, until - time.monotonic()))
             except subprocess.TimeoutExpired:
                 self.end()
                 self._process.wait()
 
-    def _close_down(self) -> None:
+    def close_down(self) -> None:
         """Nothing more will be told."""
         if self._down >= 0:
             os.close(self._down)
@@ -202,7 +202,10 @@ class NodeCommands:
     def stop(self) -> None:
         """Wait for the end of all, a little; then end them."""
         for command in self._commands:
-            command.stop()
+            command.close_down()
+        until = time.monotonic() + GOODBYE_S
+        for command in self._commands:
+            command.stop(until)
 
     def _read(self, command: NodeCommand) -> None:
         watched = set(command.open)
