@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from theorbo.executor.preflight import did_you_mean
@@ -81,12 +82,14 @@ class Launching:
     in the state directory."""
 
     def __post_init__(self) -> None:
-        """Lists will do for tuples."""
+        """Lists will do for tuples, and a path for its text."""
         for name in LISTED_FIELDS:
             given = getattr(self, name)
-            if isinstance(given, str):
+            if not isinstance(given, (list, tuple)):
                 raise UsageError(f"{name} {given!r}: a list of options is wanted")
             object.__setattr__(self, name, tuple(given))
+        if isinstance(self.plan_dir, PurePath):
+            object.__setattr__(self, "plan_dir", str(self.plan_dir))
 
     def given(self) -> list[str]:
         """The fields beside `kind` that say something."""
@@ -99,6 +102,10 @@ class Launching:
         for name in self.given():
             if name not in _FIELDS_OF[self.kind or "local"]:
                 raise UsageError(_misplaced(name, self.kind))
+        for name in self.given():
+            wanted, words = _wanted_type(name)
+            if type(value := getattr(self, name)) is not wanted:
+                raise UsageError(f"{_option(name)} {value!r}: {words} is wanted")
         for name in ("nodes", "ranks_per_node"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UsageError(f"{_option(name)} {value}: at least 1 is wanted")
@@ -196,6 +203,12 @@ def _why_not(option: str) -> str | None:
         return _OWN_OPTIONS.get(option[:2])
     given = option.partition("=")[0]
     return next((why for own, why in _OWN_OPTIONS.items() if own.startswith(given)), None)
+
+
+def _wanted_type(name: str) -> tuple[type, str]:
+    if name in COUNTED_FIELDS:
+        return int, "a whole number"
+    return (tuple, "a list of options") if name in LISTED_FIELDS else (str, "a text")
 
 
 def _known(name: str, names: tuple[str, ...] | list[str]) -> str:
