@@ -214,6 +214,9 @@ def test_lines_that_cannot_be_used_are_told_and_those_behind_them_count(rank):
         {"kind": "log", "text": "x", "colour": "red"}, {"kind": "data", "name": "x", "file": "/no/file"},
         {"kind": "data", "name": "x", "file": "-"},
         {"kind": "data", "name": "x", "file": "/dev/null", "dtype": "int8", "shape": "2"},
+        {"kind": ["log"], "text": ["as R writes it"]}, {"kind": "data", "name": "x", "file": "a\0b"},
+        {"kind": "data", "name": "x", "file": "/proc/self/mem"},
+        {"kind": "data", "name": "x", "file": "/dev/null", "dtype": "int8", "shape": [0] * 30_000},
     ]  # fmt: skip
     done = piped(rank, *bad, {"kind": "log", "text": "still here"})
     assert done.returncode == 1

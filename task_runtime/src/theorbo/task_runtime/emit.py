@@ -143,8 +143,9 @@ def _opened(name: str) -> contextlib.AbstractContextManager[BinaryIO]:
         return contextlib.nullcontext(sys.stdin.buffer)
     try:
         return Path(name).open("rb")
-    except OSError as error:
-        raise UsageError(f"cannot read {name} (looked from {Path.cwd()}): {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: no name of a file can have that in it
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"cannot read {name} (looked from {Path.cwd()}): {why}") from None
 
 
 def _content(given: dict[str, Any]) -> Any:
@@ -158,7 +159,10 @@ def _content(given: dict[str, Any]) -> Any:
     if shape is not None and dtype is None:
         raise UsageError(f"a shape of {name} is given, and no type of its numbers: say --dtype {raw_array.TYPES}")
     with _opened(str(name)) as file:
-        content = file.read(ATTACHMENT_BYTES + 1)
+        try:
+            content = file.read(ATTACHMENT_BYTES + 1)
+        except OSError as error:
+            raise UsageError(f"cannot read {name}: {error.strerror}") from None
     if len(content) > ATTACHMENT_BYTES:
         raise UsageError(f"{name} has more than {ATTACHMENT_BYTES} bytes; report it by reference: emit result --file")
     if dtype is not None:

@@ -46,7 +46,7 @@ def _problem(line: bytes, value_of: Callable[[dict[str, Any]], Any]) -> str | No
         fields = json.loads(line)
     except (ValueError, RecursionError):
         return f"no JSON: {line[:80]!r}"
-    if not isinstance(fields, dict) or fields.get("kind") not in _ALLOWED:
+    if not isinstance(fields, dict) or str(fields.get("kind")) not in _ALLOWED:
         return f"an object with a kind of {', '.join(_ALLOWED)} is wanted, not {line[:80]!r}"
     kind = fields.pop("kind")
     wanted, allowed = _ALLOWED[kind]

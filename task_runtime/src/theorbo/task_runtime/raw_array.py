@@ -11,6 +11,7 @@ from theorbo.schemas.errors import UsageError
 
 _MAGIC = b"\x93NUMPY"
 _ALIGNMENT = 64  # of the numbers in the file, as numpy does it
+_AXES = 64
 _TYPES = {
     "int8": "i1", "int16": "i2", "int32": "i4", "int64": "i8", "uint8": "u1", "uint16": "u2", "uint32": "u4",
     "uint64": "u8", "float32": "f4", "float64": "f8", "complex64": "c8", "complex128": "c16",
@@ -45,6 +46,8 @@ def npy(numbers: bytes, dtype: str, shape: Any = None, *, column_major: bool = F
 def _shape(given: Any) -> tuple[int, ...]:
     if not isinstance(given, (list, tuple)) or not all(type(n) is int and 0 <= n < 2**63 for n in given):
         raise UsageError(f"{given!r:.80} is no shape; whole numbers are wanted, one for each axis")
+    if len(given) > _AXES:
+        raise UsageError(f"{len(given)} axes are too many; numpy's arrays have at most {_AXES}")
     return tuple(given)
 
 
