@@ -34,6 +34,7 @@ def problem(launching: Launching, ranks: int | None = None) -> str:
         (Launching("slurm", scheduler_options=["--array=1-3"]), None, "one execution is one job"),
         (Launching("slurm", scheduler_options=["-a1-3"]), None, "one execution is one job"),
         (Launching("slurm", scheduler_options=["--arr=1-3"]), None, "one execution is one job"),
+        (Launching("slurm", scheduler_options=["-Mother"]), None, "set SLURM_CLUSTERS"),
         (Launching("slurm", scheduler_options=["--requeue"]), None, "a Task that runs twice has two outcomes"),
         (
             Launching("slurm", scheduler_options=["exclusive"]),

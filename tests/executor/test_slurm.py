@@ -119,6 +119,10 @@ def test_a_new_job_knows_nothing_of_the_allocation_around_it():
     assert slurm.submit_environment(environment) == {"PATH": "/bin", "SLURM_CONF": "/etc/s", "SBATCH_ACCOUNT": "mine"}
 
 
+def test_all_programs_ask_the_cluster_to_which_jobs_are_submitted():
+    assert slurm.submit_environment({"SBATCH_CLUSTERS": "b", "SLURM_CLUSTERS": "a"}) == {"SLURM_CLUSTERS": "b"}
+
+
 def test_a_name_can_be_found_again_whatever_the_task_is_called():
     assert slurm.job_name("find peaks | ä", EXECUTION) == f"find_peaks_.{EXECUTION}"
 

@@ -41,11 +41,14 @@ _TIME = re.compile(r"\d+|\d+:\d+(:\d+)?|\d+-\d+(:\d+){0,2}|UNLIMITED|INFINITE", 
 _MEMORY = re.compile(r"\d+(\.\d+)?[KMGT]?", re.IGNORECASE)
 _HOST = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*)(?::([1-9][0-9]*))?")
 
+_ANOTHER_CLUSTER = "the queue would be asked elsewhere; set SLURM_CLUSTERS, which all of Slurm's programs heed"
+
 _OWN_OPTIONS = {
     "--array": "one execution is one job", "-a": "one execution is one job",
     "--wrap": "the script is ours", "--test-only": "nothing would be launched",
     "--wait": "the Executor waits by itself", "-W": "the Executor waits by itself",
     "--requeue": "a Task that runs twice has two outcomes",
+    "--clusters": _ANOTHER_CLUSTER, "-M": _ANOTHER_CLUSTER,
 }  # fmt: skip
 """Options of sbatch that cannot be given, and why."""
 

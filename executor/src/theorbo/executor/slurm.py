@@ -71,8 +71,12 @@ def submit_command(launching: Launching, ranks: int, name: str, output: Path) ->
 
 def submit_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Of sbatch: what a surrounding allocation has set is not meant for the new job, nor may it change its nature."""
-    unwanted = ("SBATCH_ARRAY_INX", "SBATCH_WAIT", "SBATCH_REQUEUE", "SBATCH_EXPORT", "SBATCH_TEST_ONLY")
+    unwanted = (
+        "SBATCH_ARRAY_INX", "SBATCH_WAIT", "SBATCH_REQUEUE", "SBATCH_EXPORT", "SBATCH_TEST_ONLY", "SBATCH_CLUSTERS",
+    )  # fmt: skip
     kept = ("SLURM_CONF", "SLURM_CLUSTERS")
+    if "SBATCH_CLUSTERS" in environment:  # squeue and scancel do not know it
+        environment = {**environment, "SLURM_CLUSTERS": environment["SBATCH_CLUSTERS"]}
     return {
         name: value
         for name, value in environment.items()
