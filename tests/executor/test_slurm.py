@@ -9,6 +9,7 @@ import pytest
 
 from theorbo.executor import slurm
 from theorbo.executor.launching import Launching
+from theorbo.executor.scheduler import Slurm
 from theorbo.executor.slurm import JobStatus
 
 EXECUTION = "01a206698f7f770090c68598166d30b3"
@@ -158,3 +159,18 @@ def test_a_node_that_lacks_something_names_it(tmp_path, python, plan, words):
     done = subprocess.run(["/bin/sh"], input=script, capture_output=True, text=True, check=False)
     assert done.returncode > 100
     assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("state", "known"), [("TIMEOUT", "TIMEOUT"), ("CANCELLED by 7", "CANCELLED"), ("RUNNING", None)]
+)
+def test_of_a_job_that_the_controller_has_forgotten_accounting_tells_how_it_ended_if_it_did(tmp_path, state, known):
+    """Accounting calls a job RUNNING for ever whose end did not get there."""
+    for name, script in (
+        ("scontrol", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"),
+        ("sacct", f"echo '{state}|0:0|node1|Fine.{EXECUTION}'"),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    status = Slurm({"PATH": f"{tmp_path}:/bin"}).status("100")
+    assert (status and status.state) == known

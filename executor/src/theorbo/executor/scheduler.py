@@ -82,7 +82,8 @@ class Slurm:
         if find_program("sacct", self._environment):
             fields = "--format=State%40,ExitCode,NodeList%200,JobName%200"
             code, answer, _ = self._asked("sacct", "-n", "-X", "-P", "-j", job, fields)
-            return parsed_accounting(answer) if code == 0 else None
+            told = parsed_accounting(answer) if code == 0 else None
+            return told if told and told.ended else None  # else its end was never put down: it will not change any more
         return None
 
     def cancel(self, job: str, *, waiting_only: bool) -> str:
