@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 from theorbo.schemas.launch_plan import NodeStart
@@ -29,3 +30,16 @@ def test_many_commands_that_hang_are_waited_for_once(monkeypatch):
     begun = time.monotonic()
     commands.stop()
     assert 1.0 <= time.monotonic() - begun < 4.0
+
+
+def test_python_may_stand_at_a_path_with_blanks_on_a_machine_that_is_reached_by_ssh(tmp_path, monkeypatch):
+    python, ssh = tmp_path / "my python", tmp_path / "ssh"
+    python.write_text(f"#!/bin/sh\necho $* > '{tmp_path}/ran'\n")
+    ssh.write_text('#!/bin/sh\nshift\nexec sh -c "$*"\n')
+    for program in (python, ssh):
+        program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    commands = NodeCommands([NodeStart([str(ssh), "node1"], 1)], Head())
+    commands.start(0, PLAN)
+    commands.stop()
+    assert (tmp_path / "ran").read_text().endswith("theorbo.task_runtime.node --number 1\n")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from theorbo.schemas.launch_plan import NodeStart
@@ -40,7 +41,9 @@ class NodeCommand:
 
     def start(self, plan: NodePlan) -> None:
         """Start it and give it the plan. Raises OSError."""
-        program = [sys.executable, "-P", "-m", "theorbo.task_runtime.node", "--number", str(self._start.first)]
+        by_shell = Path(*self._start.command[:1]).name == "ssh"  # which hands it to a shell there
+        python = shlex.quote(sys.executable) if by_shell else sys.executable
+        program = [python, "-P", "-m", "theorbo.task_runtime.node", "--number", str(self._start.first)]
         if self._start.nodes > 1:
             program.append("--several")
         self._text = self._words = b""
