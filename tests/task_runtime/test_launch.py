@@ -435,6 +435,12 @@ def test_told_twice_a_launch_does_not_wait(launched):
     assert ended(run)[0] == ("FAILED", "killed by SIGKILL")
 
 
+def test_what_a_program_writes_into_our_pipe_ends_nothing(launched):
+    words = "'started 1' 'ended one 0 0' 'lost everything' 'nonsense' ''"
+    run = launched("sh", "-c", f"printf '%s\\n' {words} > $THEORBO_SPOOL/ranks.pipe; echo out")
+    assert ended(run)[:2] == (("COMPLETED", ""), 0)
+
+
 def test_what_a_program_leaves_behind_is_ended_and_named(launched):
     run = launched("sh", "-c", "sleep 60 & exit 0")
     assert ended(run)[0] == ("COMPLETED", "")

@@ -146,7 +146,8 @@ class Keeper:
         former = self._ranks_pipe.descriptor
         said = self._ranks_pipe.read()
         for line in said.lines:
-            self._on_rank_line(line)
+            with contextlib.suppress(ValueError, TypeError):  # any program of a rank may write there
+                self._on_rank_line(line)
         if said.all_gone:
             self.unwatch(former)
             self.watch(self._ranks_pipe.descriptor, self._on_ranks_pipe)
