@@ -154,6 +154,21 @@ def test_cancelled_while_it_waits_it_never_begins(batch):
     assert batch.states == ["CANCELLED"]
 
 
+def test_a_job_that_cannot_be_cancelled_while_the_scheduler_is_away_is_cancelled_when_it_is_back(batch):
+    batch.set("hold")
+    run = batch.run("Fine", "--grace", "0")
+    run.until("job_submitted")
+    batch.set("down")
+    run.process.send_signal(signal.SIGINT)
+    assert "Unable to contact slurm controller" in run.until("control_done")["refused"]
+    for line in run.process.stderr:
+        if "it is tried again" in line:
+            break
+    (batch.home / "down").unlink()
+    assert run.end()["state"] == "CANCELLED"
+    assert batch.states == ["CANCELLED"]
+
+
 def test_another_may_cancel_it_in_the_queue(batch):
     batch.set("hold")
     run = batch.run("Fine")

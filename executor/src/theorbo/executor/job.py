@@ -85,6 +85,7 @@ class Job:
         self._ordered = threading.Condition()
         self._ended: LauncherEnded | None = None
         self._problem = ""
+        self._refused = ""  # why it could not be cancelled; it is tried again
         self._thread: threading.Thread | None = None
         reader, self._bell = os.pipe()
         self.descriptor: int | None = reader
@@ -224,6 +225,8 @@ class Job:
             if order in self._orders and not self._ended:
                 self._orders.remove(order)
                 self._cancel(watch, order)
+            elif order is _Order.TERMINATE and self._refused and not self._ended:
+                self._cancel(watch, order)
         return self._closed or self._ended is not None
 
     def _turn(self, watch: JobWatch) -> None:
@@ -264,8 +267,10 @@ class Job:
         gone = self._ended is not None
         if waiting_only:
             self._ring(Withdrawn(gone and not watch.begun, "" if gone else refused))
-        elif refused and not gone:
-            self._tell(f"job {watch.job} could not be cancelled: {refused}")
+        else:
+            if refused and not gone and not self._refused:
+                self._tell(f"job {watch.job} could not be cancelled, and it is tried again: {refused}")
+            self._refused = refused
 
     def _words(self, watch: JobWatch) -> str:
         try:
