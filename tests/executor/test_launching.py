@@ -135,6 +135,12 @@ def test_a_single_process_in_a_job_needs_no_srun(programs):
         (Launching("srun"), 2, {}, "inside of an allocation"),
         (Launching("srun"), 2, {"SLURM_JOB_ID": "7", "SLURMD_NODENAME": "n2", "SLURM_NODEID": "1"}, "first node"),
         (Launching("srun"), 2, {"SLURM_JOB_ID": "7", "SLURM_NNODES": "two"}, "expected a number of nodes"),
+        (
+            Launching("mpi"),
+            2,
+            {"SLURM_JOB_ID": "7", "SLURM_NNODES": "2"},
+            "has 2 nodes: use --launcher srun, or name them",
+        ),
         (Launching("local"), 2, {}, "do not know of one another"),
     ],
 )

@@ -148,6 +148,21 @@ def cancelled_in_the_queue(machines: Machines) -> Noticed:
     return Noticed(execution, over, over["time"] - at)
 
 
+LAST_WORDS = """trap 'echo last words; exit 3' TERM; echo ready; while :; do sleep 0.1; done"""
+
+
+def one_process_cancelled_in_the_queue(machines: Machines) -> Noticed:
+    """What is no MPI program is told to end by scancel as well, and what it says then arrives."""
+    program = ("sh", "-c", LAST_WORDS)
+    execution = Execution(machines.cluster, machines.observer, "--nodes", "1", "--ranks", "1", program=program)
+    execution.wait("output", text="ready")
+    at = time.time()
+    machines.cluster.ada("scancel", str(execution.wait("job_submitted")["job"]))
+    over = ended(execution, "CANCELLED", "slurm")
+    assert list(execution.events("output", text="last words"))
+    return Noticed(execution, over, over["time"] - at)
+
+
 def stopped_and_continued(machines: Machines) -> Noticed:
     """No rank works while it is STOPPED; noticed: from the request to STOPPED."""
     execution = machines.execute(steps=60)
@@ -354,7 +369,8 @@ def at_work(machines: Machines) -> list[int]:
 
 
 CASES: list[Callable[[Machines], Noticed]] = [
-    run, cancelled_while_pending, cancelled_while_running, cancelled_in_the_queue, stopped_and_continued, time_limit,
+    run, cancelled_while_pending, cancelled_while_running, cancelled_in_the_queue, one_process_cancelled_in_the_queue,
+    stopped_and_continued, time_limit,
     out_of_memory, preempted, broker_killed, executor_killed, agents_killed, agent_and_keeper_killed,
     partition_one_way, partition_both_ways, node_killed, time_limit_of_the_partition,
 ]  # fmt: skip

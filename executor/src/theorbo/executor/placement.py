@@ -114,6 +114,12 @@ def _mpi(launching: Launching, ranks: int | None, python: str | None, environmen
     starter = find_starter(python, environment)
     version = ask_version(starter, environment)
     if not launching.hosts:
+        allocated = _number(environment, "SLURM_JOB_NUM_NODES", "SLURM_NNODES") if "SLURM_JOB_ID" in environment else 1
+        if allocated > 1:  # the starter follows the allocation to machines that have no agent
+            raise UsageError(
+                f"the allocation has {allocated} nodes: use --launcher srun, or name them, "
+                "--launcher mpi --hosts NODE:RANKS,…"
+            )
         ranks = ranks or allocated_ranks(environment)
         command, variables = starter_command(starter, version, ranks, cores(), os.getuid())
         return Placement("mpi", ranks, 1, command, variables)
