@@ -1,7 +1,9 @@
 """`theorbo doctor`: each kind of trouble is named, with what mends it."""
 
 import contextlib
+import getpass
 import json
+import subprocess
 import threading
 import time
 
@@ -12,7 +14,17 @@ from tests.schemas.leading_nowhere import UNRESOLVABLE, blackhole, dead, mute, o
 from theorbo.schemas import __version__
 from theorbo.schemas.connection import Connection, KeyPair, key_file
 from theorbo.schemas.errors import ExitStatus
-from theorbo.schemas.findings import Spool, on_clock, on_launchers, on_limits, on_spool, on_versions, summary
+from theorbo.schemas.findings import (
+    Spool,
+    Talk,
+    on_clock,
+    on_launchers,
+    on_limits,
+    on_spool,
+    on_talk,
+    on_versions,
+    summary,
+)
 from theorbo.schemas.frames import Command, Header, encode_json
 from theorbo.schemas.limits import DOCTOR_S, GIB, MIB
 from theorbo.schemas.link import user_key
@@ -182,7 +194,15 @@ def test_a_wrong_key_of_the_broker_and_of_the_user_are_told_apart(doctor, connec
     KeyPair(public, secret).save(key_file())
     _, (bad,) = doctor(connection)
     assert "key is not on the broker's list" in bad["text"]
-    assert f'echo "$USER {public}" >> authorized_keys' in bad["fix"]
+    assert f"echo '{getpass.getuser()} {public}' >> authorized_keys" in bad["fix"]
+
+
+def test_what_puts_a_key_on_the_list_writes_it_as_it_is(isolation):
+    """Whatever a shell may think of $, ! or & in it."""
+    key = "a$IO!cLl&jN`*x[0-9]{1,2}<>()"
+    (found,) = on_talk("tcp://b:1", Talk("key"), "1", "file", "lab7", "o'hara", key)
+    subprocess.run(["bash", "-c", found.fix], cwd=isolation, check=True)
+    assert (isolation / "authorized_keys").read_text() == f"o'hara {key}\n"
 
 
 def test_a_key_that_is_missing_readable_by_others_or_broken_is_named(doctor, connection):

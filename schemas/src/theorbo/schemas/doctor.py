@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 import json
 import os
 import platform
@@ -182,6 +183,14 @@ def _key(connection: Connection) -> tuple[Finding, KeyPair | None]:
     return Finding(check, OK, f"public half {pair.public}"), pair
 
 
+def _user() -> str:
+    """As which the broker's list is to have us: a word."""
+    try:
+        return "_".join(getpass.getuser().split())
+    except (OSError, KeyError):  # a container's
+        return f"uid{os.getuid()}"
+
+
 class _Tried(NamedTuple):
     """What came of one address."""
 
@@ -220,7 +229,7 @@ def _conversations(connection: Connection, pair: KeyPair | None, path: Path) -> 
         if findings[0].verdict == OK and (pair or not connection.public_key):
             heard = talk(address, connection.public_key, pair)
             public = pair.public if pair else ""
-            said = on_talk(address, heard, __version__, str(path), connection.host, public)
+            said = on_talk(address, heard, __version__, str(path), connection.host, _user(), public)
             reached = heard.outcome == "welcome"
             known = reached and any(each.reached for each in tried)
             findings += said[:1] if known else said  # version and clock are the same at every address

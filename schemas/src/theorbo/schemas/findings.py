@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import List, NamedTuple, Optional  # noqa: UP035 - Python 3.9 evaluates these
 
 from theorbo.schemas.file_systems import NETWORK_FILE_SYSTEMS
@@ -74,11 +75,12 @@ def on_versions(parts: dict[str, str], python: str, libzmq: str, *, curve: bool)
     return Finding("versions", OK, shown)
 
 
-def on_talk(address: str, talk: Talk, version: str, file: str, host: str, public_key: str) -> list[Finding]:
-    """`version` is ours; `file` the connection file, written on `host`; `public_key` our user's."""
+def on_talk(address: str, talk: Talk, version: str, file: str, host: str, user: str, public_key: str) -> list[Finding]:
+    """`version` is ours; `file` the connection file, written on `host`; `user` we are, and have the `public_key`."""
     check, trip = f"broker {address}", f"{talk.round_trip_s * 1000:.1f} ms"
     again = f"copy the connection file of the broker that runs now from {host} to {file}"
-    entry = f'echo "$USER {public_key}" >> authorized_keys    # beside the journal, on {host}'
+    line = shlex.quote(f"{user} {public_key}")  # a key may have $, ! and others that mean something to a shell
+    entry = f"echo {line} >> authorized_keys    # beside the journal, on {host}"
     if talk.outcome == "welcome":
         found = [Finding(check, OK, f"the broker answers within {trip}")]
         if talk.words:
