@@ -12,7 +12,7 @@ import zmq
 
 from tests.schemas.leading_nowhere import UNRESOLVABLE, blackhole, dead, mute, other_service
 from theorbo.schemas import __version__
-from theorbo.schemas.connection import Connection, KeyPair, key_file
+from theorbo.schemas.connection import KEY_VARIABLE, Connection, KeyPair, key_file
 from theorbo.schemas.errors import ExitStatus
 from theorbo.schemas.findings import (
     Spool,
@@ -212,10 +212,26 @@ def test_a_key_that_is_missing_readable_by_others_or_broken_is_named(doctor, con
     KeyPair("x" * 40, "y" * 40).save(key_file())
     _, (bad,) = doctor(connection)
     assert "two halves do not belong together" in bad["text"]
+    key_file().write_text("not a key")
+    _, (bad,) = doctor(connection)
+    assert "is no key file" in bad["text"]
+    assert bad["fix"].startswith(f"mv {key_file()} ")
     key_file().unlink()
     _, (bad,) = doctor(connection)
     assert "there is none" in bad["text"]
     assert not key_file().exists(), "nothing is changed"
+
+
+def test_what_cannot_even_be_looked_at_is_named(doctor, connection, isolation, monkeypatch):
+    """As a home directory is for which one has no right; here nobody has, not even root."""
+    nowhere = isolation / ("x" * 300) / "key.json"
+    monkeypatch.setenv(KEY_VARIABLE, str(nowhere))
+    found, _ = doctor(connection, "--spool-root", nowhere.parent)
+    bad = {each["check"]: each["text"] for each in found if each["verdict"] == "trouble"}
+    assert bad == {
+        f"key {nowhere}": "cannot be read: File name too long",
+        f"spool {nowhere.parent}": "cannot write there: File name too long",
+    }
 
 
 def test_another_version_of_the_protocol_is_named_in_the_file_and_on_the_wire(doctor, connection):

@@ -135,7 +135,7 @@ def _broker(given: str | None) -> Iterator[Finding]:
     named = given or os.environ.get(BROKER_VARIABLE)
     path = Path(named) if named else default_connection_file()
     check = f"connection file {path}"
-    if not named and not path.exists():
+    if not named and not _is_there(path):
         text = "no broker is named, and none of your own runs here"
         fix = f"export {BROKER_VARIABLE}=FILE    # the connection.json of the facility's broker; or: theorbo broker"
         yield Finding(check, TROUBLE, text, fix)
@@ -165,22 +165,34 @@ def _broker(given: str | None) -> Iterator[Finding]:
 def _key(connection: Connection) -> tuple[Finding, KeyPair | None]:
     path = key_file()
     check = f"key {path}"
-    if not path.exists():
+    of_yours = f"export {KEY_VARIABLE}=FILE    # yours, whose public half is in authorized_keys on {connection.host}"
+    anew = f"mv {path} {path}.bad && theorbo ps    # makes a new one, to be put on the broker's list"
+    if not _is_there(path):
         text = "there is none: one would be made here, and the broker would not know it"
-        fix = f"export {KEY_VARIABLE}=FILE    # yours, whose public half is in authorized_keys on {connection.host}"
-        return Finding(check, TROUBLE, text, fix), None
+        return Finding(check, TROUBLE, text, of_yours), None
     try:
+        open_to_others = bool(path.stat().st_mode & 0o077)
         pair = KeyPair.load(path)
         public = zmq.curve_public(pair.secret.encode()).decode()
+    except OSError as error:
+        return Finding(check, TROUBLE, f"cannot be read: {error.strerror}", of_yours), None
     except TheorboError as error:
-        return Finding(check, TROUBLE, str(error), f"chmod 600 {path}"), None
+        fix = f"chmod 600 {path}" if open_to_others else anew if os.access(path, os.R_OK) else of_yours
+        return Finding(check, TROUBLE, str(error), fix), None
     except (ValueError, zmq.ZMQError):
         public = ""
         pair = KeyPair("", "")
     if public != pair.public or not public:
-        fix = f"mv {path} {path}.bad && theorbo ps    # makes a new one, to be put on the broker's list"
-        return Finding(check, TROUBLE, "its two halves do not belong together", fix), None
+        return Finding(check, TROUBLE, "its two halves do not belong together", anew), None
     return Finding(check, OK, f"public half {pair.public}"), pair
+
+
+def _is_there(path: Path) -> bool:
+    """Or whether it is cannot be seen: why, is told by whoever reads it."""
+    try:
+        return path.exists()
+    except OSError:
+        return True
 
 
 def _user() -> str:
@@ -282,8 +294,8 @@ def _spool(root: Path) -> list[Finding]:
 
 def _looked_at(root: Path) -> Spool:
     mine = root / f"theorbo-{os.getuid()}"
-    made = not mine.exists()
     try:
+        made = not mine.exists()
         own_directory(mine)
         try:
             with tempfile.TemporaryFile(dir=mine) as file:
