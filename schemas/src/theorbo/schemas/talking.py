@@ -51,7 +51,7 @@ def reach(address: str, broker_host: str) -> Finding:
     except ConnectionRefusedError:
         fix = f"systemctl status theorbo-broker    # on {broker_host}; or its connection file is old: copy it again"
         return Finding(check, TROUBLE, "nobody listens there: the broker does not run, or has another port", fix)
-    except TimeoutError:
+    except (TimeoutError, system_socket.timeout):  # before Python 3.10 they are not the same
         opened = f"sudo firewall-cmd --permanent --add-port={address.rpartition(':')[2]}/tcp"
         fix = f"{opened} && sudo firewall-cmd --reload    # on {broker_host}"
         return Finding(
