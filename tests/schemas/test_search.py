@@ -9,6 +9,7 @@ import pytest
 
 from tests.proxy.proxy import Proxy
 from tests.schemas.leading_nowhere import UNRESOLVABLE, blackhole, dead, mute
+from theorbo.schemas import link_core, search
 from theorbo.schemas.connection import Connection
 from theorbo.schemas.errors import Unavailable
 from theorbo.schemas.frames import Command, Header, decode_json, encode_json
@@ -105,6 +106,24 @@ def test_an_address_that_falls_silent_is_left_for_one_that_answers(broker, throu
         wait_for(heard, "the other address")
         assert time.monotonic() - began < SUSPECT_S + 2 * HEARTBEAT_S + 0.5
         assert second.accepted == 1
+        link.close()
+
+
+def test_of_many_addresses_also_the_last_ones_are_tried(broker, through, wait_for, monkeypatch):
+    """Though a search is begun every few seconds, and looked after once a second: here both are quicker."""
+    monkeypatch.setattr(link_core, "SUSPECT_S", 0.5)
+    monkeypatch.setattr(search, "STAGGER_S", 0.2)
+    address = Connection.load(broker.connection_file).router[0]
+    with Proxy(address) as first, contextlib.ExitStack() as stack:
+        link = Link(through(first.address, *(stack.enter_context(dead()) for _ in range(5)), ...))
+        link.wait_welcome(5.0)
+        first.half_open()
+
+        def heard():
+            link.tick()
+            return [message for message in link.receive(0.05) if message.command == Command.WELCOME]
+
+        wait_for(heard, "the last address")
         link.close()
 
 

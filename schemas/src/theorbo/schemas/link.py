@@ -185,7 +185,10 @@ class Link:
             connection = Connection.load(self.path)
         except (UsageError, Unavailable):
             return  # the broker is away; it writes the file when it is back
-        self._look(self._begin_search(connection), SEARCH_S)
+        search = self._search
+        if search is None or not search.untried or connection != self._searched:
+            search = self._begin_search(connection)
+        self._look(search, SEARCH_S)
 
     @property
     def problem(self) -> str:

@@ -10,7 +10,7 @@ The rules:
    waited for: if HELLO was lost with its connection, the answer says that the broker does not know us.
 3. When the broker has been silent for `SUSPECT_S` the connection file is read again and the broker searched at all its
    addresses (`search`): it may have moved, the connection may be open on one side only. This is tried once in
-   `SUSPECT_S`, for ever.
+   `SUSPECT_S`, for ever; a search that has not come to its last address by then goes on instead.
 4. A question that is not answered yet is asked again after each WELCOME: a broker that did not know us has refused it,
    or one that was restarted has never got it.
 """

@@ -145,6 +145,11 @@ class Search:
         """The addresses that were asked."""
         return [candidate.address for candidate, _ in self._tried]
 
+    @property
+    def untried(self) -> bool:
+        """Whether there are addresses that were not asked yet: one who looks once a second needs long for many."""
+        return bool(self._waiting)
+
     def look(self) -> Found | None:
         """Take what has come, try what is due; where a broker has answered, if one has."""
         with contextlib.suppress(BlockingIOError):
