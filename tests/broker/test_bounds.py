@@ -338,6 +338,18 @@ class TestFullQueues:
         bus.pass_time(1)
         assert bus.to(b"A", Command.CONTROL) == [control]
 
+    def test_a_stop_that_did_not_leave_is_not_said_behind_the_continue_that_came_after_it(self, bus):
+        bus.say(b"E", put(EXECUTOR, SIGNALS, 2, record("control_requested", action="stop", by="a")))
+        bus.settle()
+        (stop,) = bus.to(b"A", Command.CONTROL)
+        bus.give(Unsent(b"A", stop, gone=False))
+        bus.say(b"E", put(EXECUTOR, SIGNALS, 3, record("control_requested", action="continue", by="a")))
+        bus.settle()
+        go_on = bus.to(b"A", Command.CONTROL)[-1]
+        bus.sent.clear()
+        bus.pass_time(1)
+        assert bus.to(b"A", Command.CONTROL) == [go_on]
+
     def test_nothing_is_said_to_who_has_gone(self, bus):
         bus.say(b"A", put(RANK, LOG, 1, log("1")))
         bus.settle()

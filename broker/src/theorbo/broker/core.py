@@ -327,7 +327,7 @@ class Core:
         for execution in list(self._executions.values()):
             out += self._expire(execution, now)
         beacon = self._beacon.next(self._executions.values(), now)
-        return [*out, *self._peers.reminders.tick(self._executions, now), *self._cursors.tick(), beacon]
+        return [*out, *self._peers.remind(now), *self._cursors.tick(), beacon]
 
     def _expire(self, execution: Execution, now: float) -> list[Instruction]:
         """What silence leads to, LOST at last; out of memory when nothing has happened since the end."""

@@ -65,13 +65,19 @@ class Peers:
         out.append(Send(it.peer, Message(Command.WELCOME, header, encode_json(**fields))))
         if self._problem:
             out.append(self.pong(it.peer, Header(execution=session.execution, time=now)))
-        if execution and session.role == "agent":
-            if execution.state.final:
-                out.append(Send(it.peer, told_to_end(execution.id, execution.state, now)))
-            elif not execution.decided.final:
-                controls = execution.controls.for_agent(session.source.index if session.source else 0)
-                out += [Send(it.peer, Message(Command.CONTROL, *control)) for control in controls]
-        return out
+        return [*out, *self._controls(session, now)]
+
+    def _controls(self, session: Session, now: float) -> list[Send]:
+        """What an agent that is here has to hear, in the order of the journal."""
+        execution = self._executions.get(session.execution)
+        if execution is None or session.role != "agent":
+            return []
+        if execution.state.final:
+            return [Send(session.peer, told_to_end(execution.id, execution.state, now))]
+        if execution.decided.final:
+            return []
+        controls = execution.controls.for_agent(session.source.index if session.source else 0)
+        return [Send(session.peer, Message(Command.CONTROL, *control)) for control in controls]
 
     def hear(self, session: Session, now: float) -> None:
         """Raises ProtocolError if another process has taken over from the one that speaks."""
@@ -107,6 +113,12 @@ class Peers:
             self._cursors.unsent(it)
         elif self.sessions.get(it.peer):
             self.reminders.unsent(it)
+
+    def remind(self, now: float) -> list[Send]:
+        """To be asked each second: what did not leave."""
+        sessions = (self.sessions.get(peer) for peer in self.reminders.uncontrolled())
+        controls = [send for session in sessions if session for send in self._controls(session, now)]
+        return [*controls, *self.reminders.acknowledgements(self._executions, now)]
 
     def _drop(self, peer: bytes) -> None:
         """Forget a peer and what it reads."""
