@@ -51,7 +51,8 @@ class BrokerParty(Process):
         self._peers: dict[bytes, Connection] = {}
         self._subscribers: dict[bytes, Connection] = {}
         self._heard: dict[str, float] = {}
-        """When a process was last heard, by a clock that nobody sets."""
+        """When a process was last heard, by a clock that nobody sets; not what came to a broker that did not know it,
+        which tells it to say HELLO first: it may be the last words of a dead one, from before a restart."""
         self._reads: deque[ReadJournal] = deque()
         self.address = address
         self._started_at = self.now
@@ -77,7 +78,8 @@ class BrokerParty(Process):
                 connection.topics.discard(topic)
             return
         self._peers[connection.peer] = connection
-        self._heard[connection.socket.process.name] = self.now
+        if item.command == Command.HELLO or self.core._peers.sessions.get(connection.peer):
+            self._heard[connection.socket.process.name] = self.now
         if self._world.story.told:
             self._world.story.told_message(f"{connection.socket.process} {connection.peer.decode()}", item)
         if item.command in (Command.READ, Command.CREDIT):
