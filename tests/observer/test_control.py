@@ -9,11 +9,12 @@ import time
 import pytest
 from jsonschema import validate
 
-from tests.observer.cluster import Cluster, agent, obedient
-from theorbo.observer import request
+from tests.observer.cluster import STACK, Cluster, agent, obedient
+from theorbo.observer import request, requesting
 from theorbo.schemas.errors import ExitStatus, UsageError
-from theorbo.schemas.limits import RECEIPT_S
+from theorbo.schemas.limits import RECEIPT_S, STACKS_QUIET_S
 from theorbo.schemas.line_schema import line_schema
+from theorbo.schemas.names import Source, SourceKind
 
 
 @pytest.fixture
@@ -85,6 +86,19 @@ def test_stacks_shows_the_lines_of_each_rank_and_nothing_else_of_its_stderr(clus
     assert "something else" not in done.stdout
     as_json = objects(theorbo("stacks", cluster.id, "--json"))
     assert {each["rank"] for each in as_json if each["kind"] == "output"} == {0, 1}
+
+
+def test_stacks_that_a_program_writes_without_end_are_not_waited_for(broker, cluster, monkeypatch):
+    monkeypatch.setattr(requesting, "RECEIPT_S", STACKS_QUIET_S)
+    turn = cluster._turn
+
+    def babbling(speaking, node=-1):
+        if cluster.heard and node == 0:
+            cluster._put(speaking, Source(SourceKind.RANK, 0), kind="output", text=STACK[0])
+        turn(speaking, node)
+
+    cluster._turn = babbling
+    assert request(cluster.id, "stacks", str(broker.connection_file)).complete
 
 
 def test_a_node_that_refuses_is_named_and_told_by_the_exit_status(cluster, theorbo):

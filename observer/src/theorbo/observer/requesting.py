@@ -23,7 +23,7 @@ from theorbo.schemas import events
 from theorbo.schemas.choosing import chosen
 from theorbo.schemas.errors import Refused, Unavailable, UsageError
 from theorbo.schemas.frames import Command, ErrorCode, Header, decode_json, encode_json
-from theorbo.schemas.limits import CREDIT_BYTES, HEARTBEAT_S, NAME_CHARACTERS, STACKS_QUIET_S
+from theorbo.schemas.limits import CREDIT_BYTES, HEARTBEAT_S, NAME_CHARACTERS, RECEIPT_S, STACKS_QUIET_S
 from theorbo.schemas.link import Link, accepted, open_link
 from theorbo.schemas.names import new_incarnation
 from theorbo.schemas.presentation import single_events, visible
@@ -128,7 +128,7 @@ class Request:
         """Of the request in the channel signals."""
         self._receipts = Receipts(action, self.position, _state(view), time.monotonic())
         self._stack_lines = StackLines()
-        self._stacks_at = time.monotonic()
+        self._stacks_at = self._answered_at = time.monotonic()
 
     def followed(self) -> Iterator[Observation]:
         """The request, receipts, changes of state, for stacks also their lines, until there is nothing to wait for."""
@@ -169,9 +169,11 @@ class Request:
 
     def _over(self, now: float) -> bool:
         if not self._receipts.over(now):
-            self._stacks_at = now
+            self._stacks_at = self._answered_at = now
             return self._receipts.too_late(now)
-        return self._action != "stacks" or now - self._stacks_at >= STACKS_QUIET_S
+        # A program may write stacks of its own accord, again and again.
+        no_more = now - self._stacks_at >= STACKS_QUIET_S or now - self._answered_at >= RECEIPT_S
+        return self._action != "stacks" or no_more
 
     def host(self, header: Header) -> str:
         """Of the agent that reports this; empty if it is none."""

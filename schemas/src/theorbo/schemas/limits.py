@@ -330,7 +330,8 @@ at once, but not where ranks have not started yet or have ended meanwhile."""
 
 STACKS_QUIET_S = 1.0
 """When all nodes have done their part for stack dumps, and no further line of one has come for this long, there are no
-more: ranks write them at once, and their agents look each second."""
+more: ranks write them at once, and their agents look each second. Lines that do not cease are listened to for
+`RECEIPT_S`."""
 
 # --- Executor ------------------------------------------------------------------------------
 PARAMETERS_BYTES = 64 * KIB
