@@ -265,6 +265,16 @@ class TestLostNodes:
         assert "node1 was lost (agent 0 was silent for 1" in reason
         assert reason.endswith("; Slurm says NODE_FAIL")
 
+    def test_one_of_which_nothing_has_come_but_its_hello(self):
+        bus = Facility()
+        bus.numbers = {}
+        bus.hello(b"E", "executor", RUN)
+        bus.signal(b"E", EXECUTOR, "execution_submitted", task="t", user="u", host="h", launcher="slurm")
+        bus.hello(b"A0", "agent", RUN)
+        bus.signal(b"E", EXECUTOR, "launcher_gone", reason="the job has ended", scheduler_state="CANCELLED by 1000")
+        bus.pass_time(SILENT_S + 2, heard=(b"E",))
+        assert bus.outcome() == ("CANCELLED", "the batch scheduler ended the job: it was cancelled there (CANCELLED)")
+
     def test_a_ghost_that_returns_is_late_and_told_to_end(self, running):
         self.lose_node2(running)
         running.pass_time(SILENT_S + 2, heard=self.HEARD)

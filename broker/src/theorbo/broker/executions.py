@@ -9,6 +9,7 @@ through its hooks.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from theorbo.broker.conservation import conservation
@@ -260,13 +261,17 @@ class Execution:
         )
 
     @property
+    def _greeted(self) -> Iterator[int]:
+        """The agents that have said HELLO."""
+        return (source.index for source in self.speakers if source.kind is SourceKind.AGENT)
+
+    @property
     def _agents_closed(self) -> bool:
         """Whether all agents that have said HELLO have closed, or were given up: with a launcher that has died its
         word is not there to tell how many there are, and theirs may be on the way.
         """
-        agents = {source.index for source in self.speakers if source.kind is SourceKind.AGENT}
         over = self.evidence.agents_closed.keys() | self.evidence.agents_given_up.keys()
-        return self.evidence.launcher_ended is not None or over >= agents
+        return self.evidence.launcher_ended is not None or over.issuperset(self._greeted)
 
     def decide(self, now: float) -> list[bytes]:
         """The records of the broker's own that now follow from the evidence, in order; mostly none."""
@@ -286,7 +291,8 @@ class Execution:
         """To be asked each second: the records that follow from silence; mostly none."""
         if self.decided.final or not self.heads:
             return []
-        told = [*self.contacts.changes(now), *self.forsaken.given_up(self.evidence, self.contacts, now)]
+        given_up = self.forsaken.given_up(self.evidence, self._greeted, self.contacts, now)
+        told = [*self.contacts.changes(now), *given_up]
         return [encode_record(events.record_fields(event)) for event in told]
 
     def give_up(self, reason: str, now: float) -> list[bytes]:

@@ -8,6 +8,8 @@ spool and comes back; only the silence of all of them, for much longer, makes an
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from theorbo.broker.contacts import Contacts
 from theorbo.schemas import events
 from theorbo.schemas.limits import GIVEN_UP_AT_ONCE, SILENT_S
@@ -28,12 +30,16 @@ class Forsaken:
         """The broker itself did not listen: nobody's silence counts."""
         self._since = dict.fromkeys(self._since, now)
 
-    def given_up(self, evidence: Evidence, contacts: Contacts, now: float) -> list[events.AgentGivenUp]:
-        """To be asked each second: those whose time is over now; mostly none."""
+    def given_up(
+        self, evidence: Evidence, greeted: Iterable[int], contacts: Contacts, now: float
+    ) -> list[events.AgentGivenUp]:
+        """To be asked each second: those whose time is over now; mostly none. Of those that have `greeted` (said HELLO)
+        nothing else may have come.
+        """
         if not evidence.ended:
             return []
         due: list[events.AgentGivenUp] = []
-        expected = {*range(evidence.expected_agents), *evidence.agents_started}
+        expected = {*range(evidence.expected_agents), *evidence.agents_started, *greeted}
         for node in sorted(expected - self._given_up):
             if not evidence.forsaken(node):
                 self._since.pop(node, None)
