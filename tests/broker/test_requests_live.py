@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
+from tests.proxy.proxy import Proxy
+from theorbo.schemas.connection import Connection
 from theorbo.schemas.errors import Refused
 from theorbo.schemas.frames import Command, Header, decode_json, encode_json
 from theorbo.schemas.names import BROKER
@@ -41,6 +45,26 @@ def test_asked_again_of_a_broker_that_was_killed_it_is_the_same_request(broker):
             listing = bystander.link.ask(Command.LIST, header, encode_json())
         (view,) = decode_json(listing.body)["executions"]
         assert view["heads"] == {"signals": first.header.position}
+
+
+def test_one_that_is_lost_with_its_connection_is_asked_again(broker, isolation):
+    connection = Connection.load(broker.connection_file)
+    with submitted(broker.connection_file) as executor, Proxy(connection.router[0]) as proxy:
+        file = isolation / "through.json"
+        connection._replace(router=(proxy.address,), publisher=connection.publisher[:1]).save(file)
+
+        def lose():
+            proxy.cut()
+            proxy.pass_all()
+
+        with Talk(file) as bystander:
+            proxy.half_open()
+            losing = threading.Timer(0.3, lose)
+            losing.start()
+            wish = encode_json(action="cancel", by="ada", token="once")
+            answer = bystander.link.ask(Command.REQUEST, Header(execution=executor.execution), wish)
+            losing.join()
+        assert answer.command == Command.REQUESTED
 
 
 def test_of_an_execution_that_nobody_knows_it_is_refused(broker):

@@ -34,6 +34,7 @@ from theorbo.schemas.limits import (
     CONNECT_S,
     DEAD_CONNECTION_S,
     GOODBYE_LINGER_S,
+    HEARTBEAT_S,
     MESSAGE_BYTES,
     MISSING_FILE_S,
     RECEIVED_AT_ONCE,
@@ -250,17 +251,19 @@ class Link:
     def ask(self, command: bytes, header: Header, body: bytes = b"", timeout_s: float = ANSWER_S) -> Message:
         """Send a request and wait for its answer; for clients that do nothing else meanwhile.
 
+        If it is lost with its connection, the answer to PING tells so, and it is asked again.
         Raises Refused with the broker's code and words, or Unavailable when there is no answer.
         """
         request = self.new_request()
         self._perform(self._core.asks(Message(command, header._replace(request=request), body)))
         deadline = time.monotonic() + timeout_s
         while (left_s := deadline - time.monotonic()) > 0:
-            messages = self.receive(left_s)
+            messages = self.receive(min(left_s, HEARTBEAT_S / 2))
             for index, message in enumerate(messages):
                 if message.header.request == request:
                     self._unread = messages[index + 1 :]
                     return accepted(message)
+            self._perform(self._core.idle(time.monotonic()))
         raise Unavailable(
             f"the broker at {self._candidate.address} did not answer {command.decode()} within {timeout_s:.0f} s"
         )
