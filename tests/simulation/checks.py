@@ -219,7 +219,7 @@ class Checks:
         )
         self.require(
             "what was given up is not completed",
-            known.state is not State.COMPLETED or not known.given_up_agents & known.agents,
+            known.state is not State.COMPLETED or not known.given_up_agents,
             lambda: f"{batch_name(batch)}: {known.given_up_agents}",
         )
         if known.state is State.LOST or batch.execution in self.forgotten:

@@ -31,6 +31,7 @@ class Known:
         self.agents: set[int] = set()
         """That have started and not closed."""
         self.given_up_agents: set[int] = set()
+        """Without those that have come back in time, and closed."""
         self.lost_nodes: set[int] = set()
         self.launcher_ended = False
         self.alive: set[int] = set()
@@ -70,6 +71,7 @@ class Known:
             self.agents.add(source.index)
         elif kind == "agent_closed":
             self.agents.discard(source.index)
+            self.given_up_agents.discard(source.index)
         elif kind == "node_lost":
             self.lost_nodes.add(event["node"])
         elif kind == "launcher_ended":
