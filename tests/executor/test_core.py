@@ -26,14 +26,14 @@ from theorbo.executor.values import (
 from theorbo.schemas import events
 from theorbo.schemas.frames import Header
 from theorbo.schemas.limits import CONNECT_S, DETACH_S, DRAIN_S, KILL_WAIT_S, LAUNCHER_WORD_S, LOST_S
-from theorbo.schemas.names import BROKER, Channel
+from theorbo.schemas.names import BROKER, LAUNCHER, Channel, Source, SourceKind
 from theorbo.schemas.states import State
 
 T0 = 1000.0
 
 
-def heard(event: events.EventBase) -> Heard:
-    return Heard(Reported(Header(channel=Channel.SIGNALS, source=BROKER), event))
+def heard(event: events.EventBase, source: Source = BROKER) -> Heard:
+    return Heard(Reported(Header(channel=Channel.SIGNALS, source=source), event))
 
 
 def state(new: str, previous: str = "PENDING", reason: str = "") -> Heard:
@@ -240,8 +240,9 @@ def test_a_launcher_that_could_not_be_started_is_reported_at_the_next_tick():
 def test_nothing_waits_for_ever():
     running = launched()
     running.handle(LauncherEnded(0), T0)
-    running.handle(heard(events.LauncherEnded(time=1.0)), T0 + 1)
-    running.handle(heard(events.Log(time=1.0, text="still delivering")), T0 + 100)
+    running.handle(heard(events.LauncherEnded(time=1.0), LAUNCHER), T0 + 1)
+    running.handle(heard(events.Log(time=1.0, text="still delivering"), Source(SourceKind.RANK, 0)), T0 + 100)
+    running.handle(heard(events.ControlRequested(time=1.0, action="stop", by="bob@home")), T0 + 200)  # tells nothing
     assert running.handle(Tick(0.0), T0 + DRAIN_S + LOST_S + 50) == []
     assert kinds(running.handle(Tick(0.0), T0 + DRAIN_S + LOST_S + 100)) == [GiveUp]
 
@@ -249,7 +250,7 @@ def test_nothing_waits_for_ever():
 def test_a_broker_that_has_gone_too_is_waited_for_less_long():
     running = launched()
     running.handle(LauncherEnded(0), T0)
-    running.handle(heard(events.LauncherEnded(time=1.0)), T0 + 1)
+    running.handle(heard(events.LauncherEnded(time=1.0), LAUNCHER), T0 + 1)
     assert kinds(running.handle(Tick(100.0), T0 + DRAIN_S)) == [Notice]
     assert kinds(running.handle(Tick(110.0), T0 + 1 + DRAIN_S)) == [GiveUp]
 

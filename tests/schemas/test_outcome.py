@@ -104,7 +104,10 @@ def outcome(reports, current=State.RUNNING):
 
 # --- each rule alone, in the order of the docstring ---------------------------------------------------
 
+UNWATCHED = (EXECUTOR, events.LauncherGone(time=6.0, reason="nobody was heard", unwatched=True))
+
 RULES = {
+    "0: nobody knows whether its ranks live": (story(started(), end=UNWATCHED), (State.LOST, "nobody was heard")),
     "1: nothing could be started": (
         story(end=launcher_ended(problem="no program 'gallaxies' on PATH")),
         (State.FAILED, "no program 'gallaxies' on PATH"),
@@ -241,6 +244,8 @@ def test_each_rule_gives_its_state_and_its_reason(name):
 # --- rule against rule: the earlier one wins -----------------------------------------------------------
 
 PRECEDENCE = {
+    "0 before 4": (story(started(), requested(), end=UNWATCHED), State.LOST),
+    "2 before 0: it ended well, as was heard in the end": (story(started(), ended(), end=UNWATCHED), State.COMPLETED),
     "1 before 3": (story(TIME_LIMIT, end=launcher_ended(problem="no mpiexec")), State.FAILED),
     "1 before 4": (story(requested(), end=launcher_ended(problem="no mpiexec")), State.FAILED),
     "2 before 3: it ended well just before the limit": (story(started(), TIME_LIMIT, ended()), State.COMPLETED),

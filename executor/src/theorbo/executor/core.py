@@ -77,10 +77,14 @@ from theorbo.schemas.limits import (
     LAUNCHER_WORD_S,
     LOST_S,
 )
+from theorbo.schemas.names import SourceKind
 from theorbo.schemas.states import State
 
 _OTHER_ACTIONS = {Wish.STOP: "stop", Wish.CONTINUE: "continue", Wish.STACKS: "stacks"}
 
+
+_NO_SIGN = (SourceKind.BROKER, SourceKind.EXECUTOR)
+"""Whose words tell nothing of ranks, launcher and agents: what others request, say."""
 
 _REMEMBERED = (events.Result, events.RankStarted)
 """What an Executor that attaches keeps also of what a former one had confirmed."""
@@ -129,6 +133,7 @@ class Supervisor:
         self._launcher_word = False  # whether launcher_ended was heard, or launcher_gone reported
         self._ranks_ended = False  # whether there is nothing left that a time limit could end
         self._launcher = LauncherEnded(None)
+        self._unwatched = False  # it is only that no agent was heard for very long
         self._missed = ""  # why launcher_gone is to be reported, if the journal does not know better
         self._contact = BrokerContact()
         self._reason = ""
@@ -214,7 +219,7 @@ class Supervisor:
 
     def _heard(self, reported: Reported, now: float) -> list[Decision]:
         event = reported.event
-        if self._last_sign_at < math.inf:
+        if self._last_sign_at < math.inf and reported.source.kind not in _NO_SIGN:
             self._last_sign_at = now
         out: list[Decision] = [CallHooks(hooks_of(event), reported)]
         self._learn(event)
@@ -371,6 +376,7 @@ class Supervisor:
         self._launcher_word, self._word_until = True, math.inf
         fields = {
             "exit_code": self._launcher.exit_code, "reason": reason, "scheduler_state": self._launcher.scheduler_state,
+            "unwatched": self._unwatched,
         }  # fmt: skip
         return [Report(events.LauncherGone.model_validate({**fields, "time": self._time_s + now}))]
 
@@ -426,7 +432,7 @@ class Supervisor:
         if now - self._agents_silent_since < LOST_S:
             return []
         self.phase = Phase.LAUNCHER_ENDED
-        self._limit_at, self._last_sign_at = math.inf, now
+        self._limit_at, self._last_sign_at, self._unwatched = math.inf, now, True
         where = f"on {self._launched.host} cannot be watched from here" if self._launched else "has never reported"
         self._missed = f"the launcher {where}, and no agent was heard for {LOST_S:g} s"
         return []

@@ -153,6 +153,8 @@ class LauncherGone(EventBase):
     reason: str
     scheduler_state: str = ""
     """How the batch scheduler says that the job has ended; empty if there is none, or it does not say."""
+    unwatched: bool = False
+    """Whether nobody could look at the launcher: no agent was heard for `LOST_S`, and that is all that is known."""
 
 
 # --- signals: reported by `theorbo launch`, agents and the thin parents of ranks ------------------------

@@ -2,6 +2,8 @@
 
 First match wins:
 
+0. ranks did not end as far as anybody knows, no agent was heard for very long, and nobody could look at the launcher:
+   LOST, for they may live;
 1. nothing could be started: FAILED, with the launcher's reason;
 2. all ranks ended well, all was delivered, and the Task did not say that it failed: COMPLETED, whatever else was
    requested or said (a launcher's exit code is no truth, nor is the batch scheduler's word for the job);
@@ -61,6 +63,9 @@ def verdict(evidence: Evidence) -> tuple[State, str]:
         return State.FAILED, ended.problem
     if not (bad_ends or missing or lost or evidence.failure):
         return State.COMPLETED, ""
+    gone = evidence.launcher_gone
+    if missing and gone and gone.unwatched and not ended:
+        return State.LOST, gone.reason
     request = evidence.request
     if request and request.cause == "time_limit":
         return State.TIMEDOUT, request.reason or f"its time limit was reached, as {request.by} said"
