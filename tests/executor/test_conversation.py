@@ -462,13 +462,6 @@ def test_when_it_is_not_known_whose_record_has_our_number_it_is_said_again_behin
     assert not any(isinstance(each, Report) for each in talk.out)
 
 
-def test_a_broker_that_has_our_attaching_on_disk_knows_our_number():
-    talk = attach(confirmed=5, given=5)
-    talk.end()
-    talk.welcome(accepted=2, since=2.0, attached="incarnation 2")  # killed when it had it on disk, before it said so
-    assert not any(isinstance(each, Report) for each in talk.out)
-
-
 def test_a_broker_that_says_welcome_twice_has_our_number_from_us():
     talk = attach(confirmed=5, given=5)
     talk.end()

@@ -163,8 +163,8 @@ class BrokerParty(Process):
             if it.message.command == Command.EVENTS:
                 self._world.checks.given(it.peer, it.message)
             if it.message.command == Command.ACK:
-                name = connection.socket.process.name
-                self._world.acknowledgements.setdefault(name, deque(maxlen=4)).append(it.message)
+                process = connection.socket.process
+                self._world.acknowledgements.setdefault(process, deque(maxlen=4)).append(it.message)
 
     def _publish(self, it: Publish) -> None:
         message = Message(it.topic, it.header, it.body)

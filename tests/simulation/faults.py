@@ -44,9 +44,9 @@ def _replay_put(world: World, fault: Fault) -> bool:
 
 def _stale_ack(world: World, fault: Fault) -> bool:
     """An acknowledgement that was sent before others comes again after them."""
-    acknowledgements = world.acknowledgements.get(fault.target)
     connections = world.network.of(fault.target)
-    if not acknowledgements or not connections:
+    acknowledgements = world.acknowledgements.get(connections[0].socket.process) if connections else None
+    if not acknowledgements:
         return False
     connections[0].down.push(acknowledgements[0])
     return True

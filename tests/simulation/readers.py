@@ -100,7 +100,11 @@ class Readers:
             bool(stale) or (row is not None and is_part(header, body, row)),
             lambda: f"{observer}: {header} of {row}",
         )
-        self._next(observer, header.execution, header.channel, header.position, header.position + header.count - 1)
+        last = header.position + header.count - 1
+        if stale:  # what it follows on is not known any more either
+            observer.seen[header.execution, header.channel] = last
+        else:
+            self._next(observer, header.execution, header.channel, header.position, last)
         self.seen += header.count
         observer.world.story.mark("seen", str(observer), header)
 

@@ -20,7 +20,7 @@ from .observer_party import ObserverParty
 from .plan import Plan
 from .readers import Readers
 from .requester_party import RequesterParty
-from .scheduler import Host, Scheduler
+from .scheduler import Host, Process, Scheduler
 from .story import Story
 
 PATIENCE_S = 2 * (LOST_S + DRAIN_S)
@@ -43,8 +43,8 @@ class World:
         self._executor_spools: dict[tuple[int, str], list[bytes]] = {}
         self._attached: dict[int, list[ExecutorParty]] = {}
         self._live_dropped_until: dict[str, float] = {}
-        self.acknowledgements: dict[str, deque[Message]] = {}
-        """The last few that were sent, by the client's name."""
+        self.acknowledgements: dict[Process, deque[Message]] = {}
+        """The last few that were sent to each client."""
         self._puts: dict[str, Message] = {}
         self.jobs: dict[int, Job] = {}
         self.executors: dict[int, ExecutorParty] = {}
@@ -116,15 +116,15 @@ class World:
             return
         action = self._wishes[number].popleft()
         self.requesters.append(RequesterParty(self, number, action, f"token {len(self.requesters)}"))
-        if action == "continue":
-            self.scheduler.after(30.0, self._look_whether_it_runs, number)
+        if action in ("continue", "cancel", "kill"):
+            self.scheduler.after(30.0, self._look_again, number, action)
 
-    def _look_whether_it_runs(self, number: int) -> None:
+    def _look_again(self, number: int, action: str) -> None:
         """What the journal has lost nobody carries out; the user sees it, and asks again."""
         known = self.checks.known(self.execution_id(number))
         damaged = self.checks.recoveries or self.execution_id(number) in self.checks.damaged_executions
         if damaged and not known.state.final:
-            self._request(number, "continue")
+            self._request(number, action)
 
     def attach(self, number: int, host: str) -> None:
         if not self.executors[number].over:

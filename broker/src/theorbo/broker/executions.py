@@ -75,8 +75,6 @@ class Execution:
         self.ended_view: dict[str, Any] | None = None
         """Of an execution that had ended before this broker was started, or long ago."""
         self.speakers: dict[Source, Standing] = {}
-        self.attached = ""
-        """The incarnation of the Executor that has attached last, as far as that is on disk."""
         self.executor_host = ""
         """Where the Executor is that attached last, or submitted."""
         self.given = 0
@@ -231,7 +229,7 @@ class Execution:
                 self.executor_host = event.host
                 self._stood(source, 1, event.incarnation)
             case events.ExecutorAttached():
-                self.executor_host, self.attached = event.host, event.incarnation
+                self.executor_host = event.host
                 self._stood(source, event.epoch, event.incarnation)
             case events.AgentStarted():
                 self._stood(source, event.epoch, event.incarnation)

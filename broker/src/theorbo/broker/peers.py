@@ -61,7 +61,6 @@ class Peers:
             head = execution.streams.get((EXECUTOR, Channel.SIGNALS)) if execution else None
             fields["accepted"] = head.accepted if head else 0
             fields["confirmed"], fields["given"] = (execution.confirmed, execution.given) if execution else (0, 0)
-            fields["attached"] = execution.attached if execution else ""
         header = Header(request=message.header.request, execution=session.execution, time=now)
         out.append(Send(it.peer, Message(Command.WELCOME, header, encode_json(**fields))))
         if self._problem:

@@ -220,7 +220,7 @@ class Conversation:
             for record in self._own.records:
                 self._delivery.offer(EXECUTOR, Channel.SIGNALS, record)
             self._accepted = self._accepted and not self._own.records
-        elif another_run and said.get("attached") != self._speaker.incarnation:
+        elif another_run:
             out += self._say_again(number, now)
         return [*out, self._read()] if self._accepted and not self._over else out
 
