@@ -143,6 +143,7 @@ def test_visible_text_stays_as_it_is():
         (events.JobChanged(time=0.0, job="4711", state="PENDING", reason="Resources"), "job 4711 PENDING (Resources)"),
         (events.JobChanged(time=0.0, job="7", state="RUNNING", nodes="n[1-2]"), "job 7 RUNNING on n[1-2]"),
         (events.NodeLost(time=0.0, node=1, host="n2", reason="ssh ended"), "node 1 (n2) is lost: ssh ended"),
+        (events.NodeLost(time=0.0, node=1, host="", reason="no route"), "node 1 is lost: no route"),
         (
             events.AgentGivenUp(time=0.0, node=1, host="n2", reason="silent"),
             "node 1 (n2) is not waited for any more: silent",

@@ -63,12 +63,11 @@ def _job_changed(event: events.JobChanged) -> str:
 
 
 def _node_lost(event: events.NodeLost) -> str:
-    return f"node {event.node} ({event.host}) is lost" + _because(event.reason)
+    return f"node {event.node}{_on(event.host)} is lost" + _because(event.reason)
 
 
 def _given_up(event: events.AgentGivenUp) -> str:
-    host = f" ({event.host})" if event.host else ""
-    return f"node {event.node}{host} is not waited for any more" + _because(event.reason)
+    return f"node {event.node}{_on(event.host)} is not waited for any more" + _because(event.reason)
 
 
 def _contact(event: events.ContactChanged) -> str:
@@ -184,6 +183,11 @@ def part_text(part: events.Part) -> str:
 
 
 _SHORT = 120
+
+
+def _on(host: str) -> str:
+    """Empty for a node that was lost before it could say its name."""
+    return f" ({host})" if host else ""
 
 
 def _because(reason: str) -> str:
