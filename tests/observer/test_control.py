@@ -67,6 +67,7 @@ def test_cancel_ends_when_the_execution_has_ended(cluster, theorbo):
     assert again.returncode == ExitStatus.USAGE
     assert "there is nothing to cancel" in again.stderr
     assert "has ended, CANCELLED" in again.stderr
+    assert "there is nothing to ask for its stacks: execution" in theorbo("stacks", cluster.id).stderr
 
 
 def test_kill_does_not_wait_for_anybody(cluster, theorbo):
@@ -128,6 +129,13 @@ def test_without_waiting_the_request_is_in_the_journal(cluster, theorbo, wait_fo
     assert (done.returncode, done.stdout) == (0, "")
     assert f"requested of execution {cluster.id}" in done.stderr
     wait_for(lambda: len(cluster.heard) == 2, "both agents")
+
+
+def test_without_waiting_json_still_ends_with_the_outcome(cluster, theorbo):
+    (last,) = objects(theorbo("stop", cluster.id, "--no-wait", "--json"))
+    validate(last, line_schema())
+    assert (last["kind"], last["action"], last["complete"]) == ("request_outcome", "stop", False)
+    assert last["position"] > 0
 
 
 def test_an_interrupt_ends_the_waiting_and_not_the_request(broker, cluster):

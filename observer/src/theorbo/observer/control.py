@@ -98,6 +98,8 @@ def _main(command: Action, argv: list[str]) -> int:
         asked = Request(link, view, action, reason=options.reason, grace_s=grace_s)
         show = _Objects(view) if options.json else _Lines(asked)
         if options.no_wait:
+            if options.json:
+                show.outcome(asked.outcome())
             _say(
                 command,
                 f"requested of execution {view['execution']}; theorbo ps and theorbo tail show what comes of it",

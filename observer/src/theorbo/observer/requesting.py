@@ -238,7 +238,8 @@ def _state(view: View) -> State:
 
 def _ended(view: View, action: str) -> UsageError:
     reason = f": {visible(str(view['reason']))}" if view.get("reason") else ""
+    wanted = "ask for its stacks" if action == "stacks" else action
     return UsageError(
-        f"there is nothing to {action}: execution {view['execution']} ({visible(str(view.get('task')))}) has ended, "
+        f"there is nothing to {wanted}: execution {view['execution']} ({visible(str(view.get('task')))}) has ended, "
         f"{view.get('state')}{reason}"
     )
