@@ -77,6 +77,12 @@ def test_ps_says_when_there_is_nothing(theorbo):
     assert "nothing is running now; --all" in done.stderr
 
 
+def test_ps_that_finds_nothing_does_not_say_that_nothing_runs(producer, theorbo):
+    producer(experiment="mfx1")
+    done = theorbo("ps", "--experiment", "mfx2")
+    assert "nothing of what was asked for is running now; --all" in done.stderr
+
+
 def test_ps_filters_and_gives_one_object_a_line(producer, theorbo):
     one = producer(experiment="mfx1", run="12")
     producer(experiment="mfx10")

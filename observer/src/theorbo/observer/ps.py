@@ -92,7 +92,8 @@ def main(argv: list[str]) -> int:
     if len(views) >= LISTING_ROWS:
         print(f"theorbo ps: these are the newest {LISTING_ROWS}; there may be more", file=sys.stderr)
     if not views and not options.all and not options.json:
-        print("theorbo ps: nothing is running now; --all lists what has ended, too", file=sys.stderr)
+        of_it = " of what was asked for" if options.experiment or options.run or options.task else ""
+        print(f"theorbo ps: nothing{of_it} is running now; --all lists what has ended, too", file=sys.stderr)
     return ExitStatus.COMPLETED
 
 
