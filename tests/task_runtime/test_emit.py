@@ -79,6 +79,7 @@ def test_without_a_bus_it_prints_as_the_functions_do():
         (["data", "image", "/dev/null", "--dtype", "float31"], "'float31' is no type of numbers"),
         (["data", "image", "/dev/null", "--dtype", "int8", "--shape", "2,2"], "0 bytes are not 2 x 2 numbers"),
         (["--json", "/no/file"], "cannot read /no/file"),
+        (["--json", "/dev/null", "log", "lost"], "either one thing to report, or --json FILE"),
     ],
 )
 def test_bad_input_is_a_usage_error_that_names_it_and_reports_nothing(rank, arguments, words):

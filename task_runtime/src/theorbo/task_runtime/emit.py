@@ -41,6 +41,8 @@ def main(argv: list[str]) -> int:
     """Report one thing, or many; the exit status."""
     parser = _parser()
     arguments = parser.parse_args(argv)
+    if arguments.lines is not None and arguments.report is not None:
+        parser.error("either one thing to report, or --json FILE")
     if arguments.lines is not None:
         return _lines(arguments.lines)
     if arguments.report is None:
