@@ -109,6 +109,14 @@ def test_a_spool_root_that_is_not_there_is_named(refused, task):
     assert "/no/such/root" in refused(f"{task}:FindPeaks", "--spool-root", "/no/such/root", status=6)
 
 
+def test_slurm_where_there_is_none_is_named_before_anything_is_submitted(refused, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    words = refused("--launcher", "slurm", "--", "/bin/true", status=6)
+    assert words.endswith(
+        "there is no sbatch on PATH; --launcher slurm works where jobs are submitted, on a login node"
+    )
+
+
 def test_a_broker_that_does_not_answer_is_told_with_what_was_tried(run_theorbo, broker, task, monkeypatch):
     broker.kill()
     completed = run_theorbo("run", f"{task}:FindPeaks", "--broker", broker.connection_file)

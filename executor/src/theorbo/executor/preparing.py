@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from theorbo.executor.batch import BATCH_LAUNCHER
+from theorbo.executor.environment import find_program
 from theorbo.executor.launching import Launching
 from theorbo.executor.placement import Placement, place
 from theorbo.executor.programs import Inquiry, Ready
 from theorbo.executor.provenance import host, selected, shown_command, user, versions
 from theorbo.schemas.connection import Connection
-from theorbo.schemas.errors import UsageError
+from theorbo.schemas.errors import Unavailable, UsageError
 from theorbo.schemas.events import ExecutionSubmitted
 from theorbo.schemas.launch_plan import LaunchPlan
 from theorbo.schemas.link import Link, open_link
@@ -81,6 +84,10 @@ def launch_plan(
     """What `theorbo launch` is told. `mpi`: an MPI launcher starts the ranks. Raises UsageError or Unavailable."""
     environment = {**environment, **ready.variables}
     placed = place(options.launching, options.ranks, ready.python, environment, mpi=mpi)
+    if placed.kind == BATCH_LAUNCHER and find_program("sbatch", os.environ) is None:
+        raise Unavailable(
+            "there is no sbatch on PATH; --launcher slurm works where jobs are submitted, on a login node"
+        )
     if placed.ranks > 1 and not mpi:
         notice(f"{ready.name} does not say that it uses MPI: {placed.ranks} independent copies are started")
     plan = LaunchPlan(
