@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 
 import jsonschema
@@ -64,6 +65,15 @@ def test_a_task_that_was_let_go_is_told_with_how_to_follow_it():
         f"take it up again: theorbo attach {EXECUTION}",
         f"follow it: theorbo tail --execution {EXECUTION}",
     ]
+
+
+def test_the_commands_that_it_advises_name_the_broker_that_was_named():
+    for each in (outcome(State.RUNNING), outcome(State.COMPLETED, results=(result(0, "half"),))):
+        advised = [line for line in each.sentences("the broker's.json") if ": theorbo " in line]
+        assert advised
+        for line in advised:
+            words = shlex.split(line)
+            assert words[words.index("--broker") + 1] == "the broker's.json"
 
 
 def test_whoever_was_taken_over_from_says_so_and_is_no_success():

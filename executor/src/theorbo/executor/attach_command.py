@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     executor = find_executor(options.tasks, options.name) if options.tasks else Executor("")
     executor.broker = options.broker or executor.broker
     executor.spool_root = options.spool_root or executor.spool_root
-    display = choose_display("attach", as_json=options.json)
+    display = choose_display("attach", as_json=options.json, broker=options.broker)
     return shown(
         executor, display, lambda: executor.attach_task(options.execution, take_over=options.take_over),
         "the execution was taken up; the Task goes on",

@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
     executor = _executor(options, program)
     section = _section(executor, options, config)
     _configure(executor, options, config, section, given)
-    display = choose_display("run", as_json=options.json)
+    display = choose_display("run", as_json=options.json, broker=options.broker)
     try:
         return shown(executor, display, lambda: executor.execute_task(detach=options.detach), "anything was launched")
     except InvalidParameter as error:

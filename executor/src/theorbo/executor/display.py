@@ -35,15 +35,17 @@ class Display(Protocol):
         """Show how it has ended, if that is known; nothing comes after this."""
 
 
-def choose_display(command: str, *, as_json: bool) -> Display:
-    """The display that fits what stdout is; `command` (`run`, `attach`) is named in notices."""
+def choose_display(command: str, *, as_json: bool, broker: str | None = None) -> Display:
+    """The display that fits what stdout is; `command` (`run`, `attach`) is named in notices, `broker` (of --broker) in
+    the commands that the end advises.
+    """
     if as_json:
         return JsonDisplay(command)
     if not _can_have_bars():
-        return PlainDisplay(command)
+        return PlainDisplay(command, broker or "")
     from theorbo.executor.terminal import TerminalDisplay  # rich takes 0.1 s to load
 
-    return TerminalDisplay(command)
+    return TerminalDisplay(command, broker or "")
 
 
 def _can_have_bars() -> bool:
@@ -113,8 +115,9 @@ class JsonDisplay:
 class PlainDisplay:
     """A line an event."""
 
-    def __init__(self, command: str) -> None:
+    def __init__(self, command: str, broker: str) -> None:
         self._paper = _Paper(command)
+        self._broker = broker
         self._throttle = Throttle()
 
     def show(self, reported: Reported, _submission: ExecutionSubmitted | None) -> None:
@@ -129,7 +132,7 @@ class PlainDisplay:
     def end(self, outcome: Outcome | None) -> None:
         """The outcome in a few lines."""
         self._print(self._throttle.rest())
-        for line in outcome.sentences() if outcome else ():
+        for line in outcome.sentences(self._broker) if outcome else ():
             self._paper.print(line)
 
     def _print(self, due: list[Reported]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import signal
 from pathlib import Path
 from typing import Any
@@ -76,21 +77,25 @@ class Outcome:
             ],
         }
 
-    def sentences(self) -> list[str]:
-        """The last lines for people: what came out, where it is, and at the very end how it has ended."""
+    def sentences(self, broker: str = "") -> list[str]:
+        """The last lines for people: what came out, where it is, and at the very end how it has ended.
+
+        The commands in them can be typed as they are: `broker` is what --broker named, if anything.
+        """
+        there = f" --broker {shlex.quote(broker)}" if broker else ""
         if not self.state.final:
             goes_on = f"{self.task} goes on as execution {self.execution} ({self.state})"
-            again = f"take it up again: theorbo attach {self.execution}"
+            again = f"take it up again: theorbo attach {self.execution}{there}"
             if self.fenced:
                 goes_on = f"{self.reason}; {goes_on}"
-                again = f"take it back: theorbo attach {self.execution} --take-over"
-            lines = [goes_on, again, f"follow it: theorbo tail --execution {self.execution}"]
+                again = f"take it back: theorbo attach {self.execution} --take-over{there}"
+            lines = [goes_on, again, f"follow it: theorbo tail --execution {self.execution}{there}"]
         else:
             how = f"{self.state}" + (f": {first_line(self.reason)}" if self.reason else "")
-            lines = [*self._result_lines(), f"{self.task} {how} ({self.duration_s:.1f} s)"]
+            lines = [*self._result_lines(there), f"{self.task} {how} ({self.duration_s:.1f} s)"]
         return [visible(line) for line in lines]
 
-    def _result_lines(self) -> list[str]:
+    def _result_lines(self, there: str) -> list[str]:
         if not self.results:
             return []
         several = len({result.rank for result in self.results}) > 1
@@ -100,4 +105,4 @@ class Outcome:
             lines.append((f"rank {result.rank} " if several else "") + f"{result.name}: {words}")
         if len(self.results) > OUTCOME_LINES:
             lines.append(f"and {len(self.results) - OUTCOME_LINES} more results")
-        return [*lines, f"to see or save them: theorbo result {self.execution} [--save DIR]"]
+        return [*lines, f"to see or save them: theorbo result {self.execution}{there} [--save DIR]"]

@@ -30,8 +30,9 @@ class _RankBars(Bars):
 class TerminalDisplay:
     """Lines above, bars below; the ranks from `PROGRESS_BARS` on share one bar."""
 
-    def __init__(self, command: str) -> None:
+    def __init__(self, command: str, broker: str) -> None:
         self._command = command
+        self._broker = broker
         self._console = Console(highlight=False, soft_wrap=True)
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[words]}", markup=False))
         self._bars = _RankBars(*columns, console=self._console, refresh_per_second=4, transient=True)
@@ -55,7 +56,7 @@ class TerminalDisplay:
         self._print_all(self._throttle.rest())
         if self._known:
             self._bars.stop()
-        for line in outcome.sentences() if outcome else ():
+        for line in outcome.sentences(self._broker) if outcome else ():
             self._print(line, "bold")
 
     def _print_all(self, due: list[Reported]) -> None:
