@@ -229,8 +229,8 @@ def test_an_executor_that_lives_keeps_its_execution_unless_it_is_taken_over(halv
     assert (status, outcome["final"], outcome["fenced"]) == (6, False, True)
     assert outcome["reason"] == "another Executor has taken over"
     gate.touch()
-    status, outcome, _ = attached.end()
-    assert status == 0
+    status, outcome, words = attached.end()
+    assert status == 0, words
     check_completed(outcome)
     check_redelivery(former.given, attached.given)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,3 +107,21 @@ def test_what_a_full_disk_does_not_take_is_written_later_and_in_order(tmp_path):
     assert spool.problem == ""
     assert spool.records() == [record(text) for text in ("one", "two", "three", "four")]
     spool.close(remove=True)
+
+
+def test_a_spool_that_its_former_owner_removes_meanwhile_is_made_anew(tmp_path):
+    """One that is fenced, and removes what nobody needs any more, while another attaches."""
+    removed = threading.Event()
+
+    def remove() -> None:
+        while not removed.is_set():
+            shutil.rmtree(spool_directory(tmp_path, EXECUTION), ignore_errors=True)
+
+    thread = threading.Thread(target=remove)
+    thread.start()
+    try:
+        for _ in range(300):
+            OwnSpool(tmp_path, EXECUTION, wait_s=5.0).close(remove=False)
+    finally:
+        removed.set()
+        thread.join()

@@ -51,9 +51,15 @@ class OwnSpool:
             pass  # whoever let go has removed it: it is made anew
 
     def _open(self, root: Path, wait_s: float) -> bool:
-        path = make_spool(root, self.directory.name) / spool_name(EXECUTOR)
         try:
+            path = make_spool(root, self.directory.name) / spool_name(EXECUTOR)
             descriptor = open_append(path)
+        except Unavailable as error:
+            if isinstance(error.__context__, FileNotFoundError) and self.directory.parent.is_dir():
+                return False  # whoever let go is removing it just now
+            raise
+        except FileNotFoundError:
+            return False
         except OSError as error:
             raise Unavailable(f"cannot write to {self.directory}: {error.strerror}") from None
         if not _locked(descriptor, wait_s):
