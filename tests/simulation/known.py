@@ -82,7 +82,8 @@ class Known:
             self.conserved = event
         elif source == BROKER and kind == "state_changed":
             self.state = State(event["state"])
-            self.was_held = self.was_running = False
+            if event["previous"] != State.PENDING:  # else both may follow from the same evidence, at once
+                self.was_held = self.was_running = False
         self._take_ranks(kind, source, event)
 
     def _take_ranks(self, kind: str, source: Source, event: dict[str, Any]) -> None:
