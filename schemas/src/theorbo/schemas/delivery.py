@@ -16,8 +16,7 @@ The other half is the broker's. The rules:
 6. Acknowledgements are one journal's word. Once the broker has another journal (see `welcomed`), every stream is
    asked after: PUT with a count of 0, to which ACK says how far the journal is. Numbers that it has not, and that
    are not here any more, are `Missing`; the owner tells that as a loss, and what follows goes on. The same journal
-   never goes back: an ACK below what it has acknowledged is an old one. If it says REWIND the journal is asked, in
-   case that what it had of us, or our word that something is missing, was damaged.
+   never goes back: an ACK below what it has acknowledged is an old one.
 7. If nothing of a stream, or of an attachment, has been acknowledged for `RESEND_S` although something is under
    way, it is sent again: an acknowledgement may have been lost between two live peers (a full queue, a full disk).
 
@@ -288,8 +287,6 @@ class Delivery:
         queue.acknowledged = max(queue.acknowledged, min(header.first, queue.next_number - 1))
         if header.flags & Flag.REWIND:
             queue.sent = 0
-            if header.first < queue.acknowledged:
-                queue.asked, queue.asked_at = True, -math.inf
         return missing
 
     def refused(self, header: Header) -> Missing | None:
